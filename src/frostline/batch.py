@@ -1,0 +1,19 @@
+"""What a data loader hands to an objective."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Some examples of one split.
+
+    Attributes:
+        inputs: What the network takes; images are float tensors of shape (B, C, H, W), normalised.
+        targets: What the objective compares with; class indices are int64 of shape (B,).
+        index: The examples' places in their split, int64 of shape (B,).
+    """
+
+    inputs: Any
+    targets: Any
+    index: Tensor

@@ -1,0 +1,34 @@
+"""Where a parameter is and what it does: the words that networks and freeze strategies share."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a parameter does in its module; strategies that choose by kind choose by role."""
+
+    WEIGHT = "weight"
+    BIAS = "bias"
+    NORM = "norm"
+    EMBEDDING = "embedding"
+    ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """The place of one stage among the stages of a network, in forward order.
+
+    Attributes:
+        name: The stage's name: `stem`, `body1`, ..., `head`.
+        index: Stages between the input and this one; 0 is the stem.
+        count: Stages of the network.
+    """
+
+    name: str
+    index: int
+    count: int
+
+    @property
+    def from_head(self) -> int:
+        """Stages between this one and the output; 0 is the head."""
+        return self.count - 1 - self.index
