@@ -1,0 +1,1 @@
+"""Data modules: real examples in, exact splits out; a dataset a file."""

@@ -1,0 +1,128 @@
+"""Where pixels come from: rows of uint8 images of shape (3, H, W), from arrays, bytes or files, fitted or augmented."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+HELD_BYTES = 300_000_000
+"""How much of a source is held decoded in memory, at each size."""
+
+
+class Images(Protocol):
+    """Images by row."""
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return the image as uint8 of shape (3, H, W)."""
+
+    def __hash__(self) -> int:
+        """Tell sources apart by identity."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ArrayImages:
+    """Images that are decoded already: uint8 of shape (N, H, W) in grey or (N, H, W, 3) in colour."""
+
+    array: NDArray[np.uint8]
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return the image as uint8 of shape (3, H, W)."""
+        image = torch.from_numpy(self.array[row])
+        return image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedImages:
+    """Images as the bytes of their files, or as files; decoded on access."""
+
+    files: Sequence[bytes | Path]
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return the image as uint8 of shape (3, H, W)."""
+        file = self.files[row]
+        return decode(file if isinstance(file, bytes) else file.read_bytes())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedImages:
+    """Square images of one size, held in memory as uint8 while there is room."""
+
+    images: Images
+    size: int
+    held: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return the image as uint8 of shape (3, size, size)."""
+        known = self.held.get(row)
+        if known is not None:
+            return torch.from_numpy(known)
+        image = fit(self.images[row], size=self.size)
+        if (len(self.held) + 1) * image.numel() <= HELD_BYTES:
+            self.held[row] = image.numpy()
+        return image
+
+
+@lru_cache(maxsize=8)
+def fitted(images: Images, size: int) -> Images:
+    """Return the images at one size; the same object for the same source, so that runs share what is decoded."""
+    return FittedImages(images=images, size=size)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AugmentedImages:
+    """Images that are changed anew at each access, by a transform that draws from the global generators."""
+
+    images: Images
+    transform: Callable[[Tensor], Tensor]
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return the image as uint8 of shape (3, H, W)."""
+        return self.transform(self.images[row])
+
+
+def fit(image: Tensor, *, size: int) -> Tensor:
+    """Resize the shorter side of a (3, H, W) image to `size` and cut out the central square, (3, size, size)."""
+    if image.shape[-2:] == (size, size):
+        return image.contiguous()
+    fitting: Tensor = transforms.center_crop(transforms.resize(image, [size], antialias=True), [size])
+    return fitting.contiguous()
+
+
+def decode(encoded: bytes, *, least: int | None = None) -> Tensor:
+    """Decode the bytes of an image file, upright and in colour, to uint8 of shape (3, H, W).
+
+    Args:
+        encoded: The file's content.
+        least: Sides that are enough for the caller, who then gets JPEGs faster in a reduced size.
+    """
+    image = Image.open(io.BytesIO(encoded))
+    if least is not None:
+        image.draft("RGB", (least, least))
+    pixels: Tensor = transforms.pil_to_tensor(to_rgb(ImageOps.exif_transpose(image)))
+    return pixels
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any Pillow image to 8-bit RGB: 16-bit grey keeps its high byte, what is transparent becomes white.
+
+    Raises:
+        ValueError: Its pixels are floating-point numbers, whose range nobody knows.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

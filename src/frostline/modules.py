@@ -1,0 +1,132 @@
+"""The two LightningModules: the pre-training objective L_pre and the fine-tuning objective L_fine.
+
+L_pre = 1/N sum l(f(x_i; theta), y_i) over all parameters; L_fine = 1/M sum l(f(x_j; theta'), y'_j) with part of theta'
+held fixed. Which part, and when, is the engine's business: these modules know of neither strategy nor kind of model.
+"""
+
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from frostline.batch import Batch
+from frostline.objectives.objective import Objective
+from frostline.optim.partition import Group, optimizer_over
+from frostline.regularizers.regularizer import Regularizer
+
+Schedule = Callable[..., LRScheduler | ReduceLROnPlateau]
+
+
+class Training(pl.LightningModule):
+    """What the two have in common: one network, one objective, one static partition of the parameters.
+
+    Args:
+        network: From a batch's inputs to what the objective takes.
+        objective: Loss and metrics.
+        groups: The static partition of the network's parameters.
+        optimizer: From parameter groups to an optimizer.
+        scheduler: From an optimizer (and `total_steps`, where it takes that) to a learning-rate schedule.
+        classes: Classes of the data.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        *,
+        groups: Sequence[Group],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        scheduler: Schedule,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._objective = objective
+        self._groups = groups
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.val_metrics = objective.metrics(classes)
+        self.test_metrics = objective.metrics(classes)
+        self.predictions: list[dict[str, Tensor]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, a scalar."""
+        loss = self._objective.loss(self.network(batch.inputs), batch)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.index), sync_dist=True)
+        return loss + self.penalty()
+
+    def penalty(self) -> Tensor | float:
+        """Return what is added to the loss besides the objective."""
+        return 0.0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of the validation split."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of the test split and keep what was predicted."""
+        outputs = self._evaluate(batch, "test")
+        rows = {"index": batch.index} | self._objective.predictions(outputs, batch)
+        self.predictions.append({name: column.cpu() for name, column in rows.items()})
+
+    def _evaluate(self, batch: Batch, split: str) -> Any:
+        outputs = self.network(batch.inputs)
+        metrics = self.val_metrics if split == "val" else self.test_metrics
+        self._objective.measure(metrics, outputs, batch)
+        loss = self._objective.loss(outputs, batch)
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.index), sync_dist=True)
+        return outputs
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation split."""
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test split."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, split: str, metrics: Any) -> None:
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.compute().items()})
+        metrics.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer over the static partition, and the schedule over the run's optimizer steps."""
+        optimizer = optimizer_over(self._groups, self._optimizer)
+        steps = {"total_steps": max(1, int(self.trainer.estimated_stepping_batches))}
+        takes_steps = "total_steps" in signature(self._scheduler).parameters
+        scheduler = self._scheduler(optimizer, **steps if takes_steps else {})
+        interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else "step"
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"},
+        }
+
+
+class Pretraining(Training):
+    """Minimise L_pre: every parameter learns."""
+
+
+class FineTuning(Training):
+    """Minimise L_fine, under a penalty where one is asked for.
+
+    Args:
+        network: From a batch's inputs to what the objective takes.
+        objective: Loss and metrics.
+        regularizer: A penalty on the parameters, or None.
+        **training: The rest of what `Training` takes.
+    """
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, *, regularizer: Regularizer | None, **training: Any
+    ) -> None:
+        super().__init__(network, objective, **training)
+        self.regularizer = regularizer
+
+    def penalty(self) -> Tensor | float:
+        """Return the regularizer's penalty."""
+        return self.regularizer() if self.regularizer is not None else 0.0

@@ -1,0 +1,41 @@
+"""What every network of the package is built from: a recipe that says what it expects of an image, and builds itself."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """The images that a network expects.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Per channel, subtracted from values in [0, 1].
+        std: Per channel, what the difference is divided by.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A recipe for a network; it knows nothing of training."""
+
+    @property
+    def input(self) -> ImageInput:
+        """The images that the network expects."""
+
+    def network(self, num_classes: int) -> nn.Module:
+        """Build the network.
+
+        Args:
+            num_classes: Classes that the last layer tells apart.
+
+        Returns:
+            A module from normalised images (B, 3, H, W) to logits (B, num_classes), or to a tuple of logits and
+            auxiliary logits, each (B, num_classes), while it trains.
+        """

@@ -1,0 +1,60 @@
+"""One label for each example."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from frostline.batch import Batch
+
+Logits = Tensor | tuple[Tensor, ...]
+
+
+class Classification:
+    """Classify into one of C classes.
+
+    The network gives logits of shape (B, C), or while training a tuple of them with those of auxiliary classifiers,
+    whose losses are added with a weight (Inception v3, arXiv:1512.00567, section 4; torchvision trains with 0.4).
+
+    Args:
+        loss: From logits (B, C) and classes (B,) to a scalar; by default the cross-entropy.
+        auxiliary_weight: Weight of each auxiliary classifier's loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss(),  # noqa: B008 (it holds no state)
+        auxiliary_weight: Annotated[float, Ge(0)] = 0.4,
+    ) -> None:
+        self._loss = loss
+        self._auxiliary_weight = auxiliary_weight
+
+    def loss(self, outputs: Logits, batch: Batch) -> Tensor:
+        """Return the batch's mean loss, a scalar."""
+        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        total = self._loss(logits, batch.targets)
+        for more in auxiliary:
+            total = total + self._auxiliary_weight * self._loss(more, batch.targets)
+        return total
+
+    def metrics(self, classes: int) -> MetricCollection:
+        """Return the share of examples whose most probable class is theirs (top-1)."""
+        return MetricCollection({"accuracy": MulticlassAccuracy(num_classes=classes, average="micro")})
+
+    def measure(self, metrics: MetricCollection, outputs: Logits, batch: Batch) -> None:
+        """Add a batch to the metrics."""
+        metrics.update(_logits(outputs), batch.targets)
+
+    def predictions(self, outputs: Logits, batch: Batch) -> dict[str, Tensor]:
+        """Return the target, the most probable class and its probability, each of shape (B,)."""
+        confidence, prediction = torch.softmax(_logits(outputs).float(), dim=-1).max(dim=-1)
+        return {"target": batch.targets, "prediction": prediction, "confidence": confidence}
+
+
+def _logits(outputs: Logits) -> Tensor:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

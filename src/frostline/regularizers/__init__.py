@@ -1,0 +1,1 @@
+"""Penalties that hold a network near where it started, a file each."""
