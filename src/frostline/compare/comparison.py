@@ -4,7 +4,6 @@ A pair counts only where both arms of a seed saw the same first batch and the sa
 inference and no ranking; whatever is left out is named.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Literal
 from frostline.compare import statistics
 from frostline.compare.statistics import Difference, Interval
 from frostline.errors import ConfigError
+from frostline.nearest import did_you_mean
 
 Verdict = Literal["reference", "better", "worse", "equivalent", "no difference shown", "no inference"]
 
@@ -74,6 +74,11 @@ class Question:
     def sign(self) -> int:
         """The factor that turns a difference of scores into a gain."""
         return 1 if self.higher_is_better else -1
+
+    @property
+    def decimals(self) -> int:
+        """Digits behind the point that show scores one digit finer than the margin."""
+        return max(0, 1 - math.floor(math.log10(self.margin)))
 
     @property
     def rivals(self) -> tuple[str, ...]:
@@ -150,8 +155,7 @@ _Runs = Mapping[tuple[str, int], Measured]
 
 def _mistakes(question: Question) -> Iterator[str]:
     if question.reference not in question.arms:
-        close = difflib.get_close_matches(question.reference, question.arms, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"the arms are {', '.join(question.arms) or 'none'}"
+        hint = did_you_mean(question.reference, question.arms)
         yield f"reference: '{question.reference}' is not an arm of '{question.name}'; {hint}"
     if not question.margin > 0:
         yield f"margin: should be greater than 0, got {question.margin}"
@@ -182,6 +186,8 @@ def _left_out(question: Question, runs: Sequence[Measured]) -> Iterator[str]:
     counted = [(run.arm, run.seed) for run in runs if _doubt(question, run) is None]
     for arm, seed in sorted({key for key in counted if counted.count(key) > 1}):
         yield f"seed {seed} of '{arm}' was run more than once; the last run counts"
+    if len({frozenset(seed for key, seed in counted if key == arm) for arm in question.arms}) > 1:
+        yield "the arms' means cover different seeds; differences use equal seeds only"
 
 
 def _pairs(question: Question, arm: str, believed: _Runs) -> Iterator[tuple[Measured, Measured]]:
@@ -278,3 +284,95 @@ def _with_front(question: Question, arms: Sequence[ArmResult]) -> tuple[ArmResul
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _powerless(question: Question, differences: Mapping[str, Difference]) -> Iterator[str]:
+    """Say when even a difference of one sign on every seed could not pass Holm's correction."""
+    pairs = max((len(d.by_seed) for d in differences.values() if d.p is not None), default=0)
+    family = len(question.rivals)
+    if pairs and statistics.smallest_corrected_p(pairs, comparisons=family) >= question.alpha:
+        needed = statistics.pairs_needed(question.alpha, comparisons=family)
+        yield (
+            f"with {pairs} seeds and {family} comparison{'s' * (family > 1)} no corrected p can fall under "
+            f"{question.alpha:g}; {needed} seeds would allow it"
+        )
+
+
+def in_units(question: Question, value: float, *, sign: bool = False) -> str:
+    """Write a score or a difference one digit finer than the margin; a dash for NaN."""
+    return f"{value:{'+' * sign}.{question.decimals}f}" if math.isfinite(value) else "–"
+
+
+def with_interval(question: Question, difference: Difference) -> str:
+    """Write a mean difference and, where there is one, its interval."""
+    mean = in_units(question, difference.mean, sign=True)
+    if difference.interval is None:
+        return mean
+    return f"{mean} [{', '.join(in_units(question, bound, sign=True) for bound in difference.interval)}]"
+
+
+def p_value(p: float | None) -> str:
+    """Write a p-value with three decimals; a dash for none."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _headline(question: Question, arms: Sequence[ArmResult]) -> str:
+    if not question.rivals:
+        return f"'{question.reference}' is the only arm; there is nothing to compare."
+    if not (order := ranked(question, arms)):
+        most = max(len(arm.difference.by_seed) for arm in arms if arm.difference)
+        return (
+            f"No inference: at most {most} complete pair{'s' * (most != 1)} of seeds where {question.min_seeds} are "
+            "needed; no arm is ranked."
+        )
+    return " ".join([*_lead(question, order), *_as_good(question, order)])
+
+
+def _lead(question: Question, order: Sequence[ArmResult]) -> Iterator[str]:
+    """Say who has the best mean, and how far that is from the reference and from the runner-up."""
+    best, second = order[:2]
+    mean = f"has the best mean {question.metric}, {in_units(question, best.mean)}"
+    if best.difference is None:
+        yield f"The reference '{best.arm}' {mean}; the runner-up '{second.arm}': {_against(question, second, best)}."
+        return
+    reference = next(arm for arm in order if arm.difference is None)
+    yield f"'{best.arm}' {mean}; against the reference '{reference.arm}': {_against(question, best, reference)}."
+    if second.difference and (gap := _gap(question, best.difference, second.difference)):
+        yield f"Against the runner-up '{second.arm}', a comparison chosen after the fact: {with_interval(question, gap)}."
+
+
+def _against(question: Question, rival: ArmResult, reference: ArmResult) -> str:
+    assert rival.difference is not None and rival.difference.probability_better is not None
+    finding = "not significant" if rival.verdict == "no difference shown" else rival.verdict
+    return (
+        f"{with_interval(question, rival.difference)}, P(better) {rival.difference.probability_better:.2f}, "
+        f"p {p_value(rival.difference.p)} uncorrected and {p_value(rival.difference.p_holm)} after Holm "
+        f"({finding}), {_at_cost(rival, reference)}"
+    )
+
+
+def _at_cost(rival: ArmResult, reference: ArmResult) -> str:
+    for name, words in (("wall_s", "the wall time"), ("train_flops", "the training FLOPs")):
+        if name in rival.cost and reference.cost.get(name, 0) > 0:
+            ratio = rival.cost[name] / reference.cost[name]
+            return f"at {ratio:.2f}x {words}" if ratio >= 0.1 else f"at {ratio:.1g}x {words}"
+    return "at a cost that was not measured"
+
+
+def _gap(question: Question, one: Difference, other: Difference) -> Difference | None:
+    """Measure how far two rivals lie apart on the seeds where both met the reference; None where those are few."""
+    by_seed = {seed: value - other.by_seed[seed] for seed, value in one.by_seed.items() if seed in other.by_seed}
+    if len(by_seed) < question.min_seeds:
+        return None
+    values = list(by_seed.values())
+    interval = statistics.mean_interval(values, confidence=question.confidence)
+    return Difference(by_seed=by_seed, mean=statistics.mean(values), interval=interval)
+
+
+def _as_good(question: Question, order: Sequence[ArmResult]) -> Iterator[str]:
+    """Name the arms that are as good as the reference, with their cost; the leading two are described already."""
+    reference = next(arm for arm in order if arm.difference is None)
+    told = order[1] if order[0] is reference else order[0]
+    same = [f"'{a.arm}' {_at_cost(a, reference)}" for a in order if a.verdict == "equivalent" and a is not told]
+    if same:
+        yield f"Equivalent to '{reference.arm}' within ±{question.margin:g}: {', '.join(same)}."

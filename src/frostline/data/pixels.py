@@ -97,18 +97,23 @@ def fit(image: Tensor, *, size: int) -> Tensor:
     return fitting.contiguous()
 
 
-def decode(encoded: bytes, *, least: int | None = None) -> Tensor:
-    """Decode the bytes of an image file, upright and in colour, to uint8 of shape (3, H, W).
+def decode(encoded: bytes) -> Tensor:
+    """Decode the bytes of an image file, upright and in colour, to uint8 of shape (3, H, W)."""
+    pixels: Tensor = transforms.pil_to_tensor(opened(encoded))
+    return pixels
+
+
+def opened(encoded: bytes, *, least: int | None = None) -> Image.Image:
+    """Open the bytes of an image file as upright 8-bit RGB.
 
     Args:
         encoded: The file's content.
-        least: Sides that are enough for the caller, who then gets JPEGs faster in a reduced size.
+        least: Sides in pixels that are enough for the caller, who then gets large JPEGs reduced, and faster.
     """
     image = Image.open(io.BytesIO(encoded))
     if least is not None:
         image.draft("RGB", (least, least))
-    pixels: Tensor = transforms.pil_to_tensor(to_rgb(ImageOps.exif_transpose(image)))
-    return pixels
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

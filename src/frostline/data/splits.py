@@ -138,7 +138,7 @@ def _check_content(
 ) -> None:
     for split in ("test", "val"):
         if not len(splits[split]) and split in fractions:
-            pool = f"{sum(map(len, splits.values()))} examples of {source.name}"
+            pool = f"{sum(len(splits[part]) for part in ('train', *fractions))} training examples of {source.name}"
             way_out = f"raise data.{split}_fraction, or add examples"
             raise DataError(f"data.{split}_fraction={fractions[split]} of {pool} leaves {split} empty; {way_out}")
         if not len(splits[split]):

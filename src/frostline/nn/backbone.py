@@ -1,4 +1,4 @@
-"""What every network of the package is built from: a recipe that says what it expects of an image, and builds itself."""
+"""What every network is built from: a recipe that says which images it expects, and builds the network."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

@@ -7,21 +7,19 @@ pass reaches the units is the order of the stages; the order in which a construc
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from frostline.depth import Depth, Role
+from frostline.nn.calls import Calls, watch
 
 _FEWEST = 5
 """Containers are expanded until there are so many stages, where the network has so many parts."""
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _TABLE = re.compile(r"token|embed|position|^pos_")
 
 
@@ -60,10 +58,10 @@ def stages(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
     Returns:
         Stages that own every parameter and every buffer of the network exactly once, by identity.
     """
-    calls = _watch(network, example)
+    calls = watch(network, example)
     expanded = _expand(network, calls)
-    groups = _groups(expanded, calls)
-    _place_uncalled(expanded, groups, calls)
+    groups = _groups(_units(network, expanded), calls)
+    _place_uncalled(network, expanded, groups, calls)
     return _claim(network, expanded, groups)
 
 
@@ -81,120 +79,144 @@ def _says_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and vectors_only and not any(module.children())
 
 
-class _Calls:
-    """When each module was called in one forward pass, the first and the last time."""
-
-    def __init__(self) -> None:
-        self.first: dict[nn.Module, int] = {}
-        self.last: dict[nn.Module, int] = {}
-        self.clock = 0
-
-    def note(self, module: nn.Module, _: object) -> None:
-        self.clock += 1
-        self.first.setdefault(module, self.clock)
-        self.last[module] = self.clock
-
-    def start(self, module: nn.Module) -> int:
-        """The first call of a module or of anything in it: a ModuleList is never called itself."""
-        return min(self.first[part] for part in module.modules() if part in self.first)
-
-    def reached(self, module: nn.Module) -> bool:
-        return any(part in self.first for part in module.modules())
-
-
-def _watch(network: nn.Module, example: Tensor) -> _Calls:
-    """Run the network once in eval mode and note its calls: on the meta device, or really where that fails."""
-    try:
-        return _watch_on(network, torch.empty_like(example, device="meta"), _copies(network, device="meta"))
-    except Exception:  # whatever a network does that needs values, the real run below can do or will explain
-        device = next(network.parameters()).device
-        return _watch_on(network, example.to(device), _copies(network, device=device))
-
-
-def _watch_on(network: nn.Module, example: Tensor, tensors: Mapping[str, Tensor]) -> _Calls:
-    calls = _Calls()
-    hooks = [module.register_forward_pre_hook(calls.note) for module in network.modules()]
-    try:
-        with _evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            functional_call(network, dict(tensors), (example,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
-def _copies(network: nn.Module, *, device: torch.device | str) -> dict[str, Tensor]:
-    """Stand-ins for what the network owns, so that a forward pass cannot touch it: `.to` copies buffers that it must.
-
-    Parameters are shared where the device is the same, because eval mode only reads them.
-    """
-    parameters = {name: parameter.detach().to(device) for name, parameter in network.named_parameters()}
-    return parameters | {name: buffer.detach().to(device, copy=True) for name, buffer in network.named_buffers()}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _expand(network: nn.Module, calls: _Calls) -> list[nn.Module]:
+def _expand(network: nn.Module, calls: Calls) -> list[nn.Module]:
     """Choose the containers whose children are units: those around the head, then the widest until stages suffice."""
-    head = _head(network, calls)
-    expanded = [module for module in network.modules() if module is not head and head in set(module.modules())]
-    while len(_groups(network, expanded, calls)) < _FEWEST and (widest := _widest(network, expanded, calls)):
-        expanded.append(widest)
+    head = _head(calls)
+    expanded = [module for module in network.modules() if head in set(module.modules()) - {module}]
+    while len(_groups(units := _units(network, expanded), calls)) < _FEWEST and (wide := _widest(units, calls)):
+        expanded.append(wide)
     return expanded
 
 
-def _head(network: nn.Module, calls: _Calls) -> nn.Module:
+def _head(calls: Calls) -> nn.Module:
+    """Return the module with parameters that the pass called last, normalisation aside."""
     owners = [module for module in calls.last if _owns_parameters(module) and not is_norm(module)]
     assert owners, "a forward pass that reaches no module with parameters has no head"
     return max(owners, key=calls.last.__getitem__)
 
 
-def _widest(network: nn.Module, expanded: Sequence[nn.Module], calls: _Calls) -> nn.Module | None:
-    candidates = [unit for unit in _units(network, expanded) if _divides(unit, calls)]
-    return max(candidates, key=lambda unit: sum(map(_owns_parameters, unit.modules())), default=None)
+def _units(network: nn.Module, expanded: Sequence[nn.Module]) -> list[nn.Module]:
+    """The children of expanded containers that are not expanded themselves, as registered, each once."""
+    children = dict.fromkeys(child for container in expanded for child in container.children())
+    return [child for child in children or [network] if child not in expanded]
 
 
-def _divides(unit: nn.Module, calls: _Calls) -> bool:
+def _widest(units: Sequence[nn.Module], calls: Calls) -> nn.Module | None:
+    divisible = [unit for unit in units if _divides(unit, calls)]
+    return max(divisible, key=lambda unit: sum(map(_owns_parameters, unit.modules())), default=None)
+
+
+def _divides(unit: nn.Module, calls: Calls) -> bool:
     """Tell whether a unit has parts to cut between: attention that reads its children's weights itself has none."""
     return any(calls.reached(child) and any(True for _ in child.parameters()) for child in unit.children())
 
 
-def _units(network: nn.Module, expanded: Sequence[nn.Module]) -> list[nn.Module]:
-    """The children of expanded containers that are not expanded themselves, as registered, each once."""
-    if not expanded:
-        return [network]
-    children = dict.fromkeys(child for container in expanded for child in container.children())
-    return [child for child in children if child not in set(expanded)]
-
-
-def _groups(network: nn.Module, expanded: Sequence[nn.Module], calls: _Calls) -> list[list[nn.Module]]:
+def _groups(units: Sequence[nn.Module], calls: Calls) -> list[list[nn.Module]]:
     """Group the units that the forward pass reached, in its order, into what becomes the stages.
 
-    A unit that brings parameters of its own begins a group, unless it only normalises what the group before it gives.
-    Units without parameters follow that group too, but from a dropout on they belong to the group whose input it drops.
+    Units without parameters stay with the group before them, but from a dropout on they wait for the unit whose input
+    it drops: a frozen stage must not drop what it gives, and a stage that trains must.
     """
-    head, seen = _head(network, calls), {id(own) for module in expanded for own in module.parameters(recurse=False)}
-    groups: list[list[nn.Module]] = []
+    groups: list[list[nn.Module]] = [[]]
     waiting: list[nn.Module] = []
-    for unit in sorted(filter(calls.reached, _units(network, expanded)), key=calls.start):
-        new = {id(parameter) for parameter in unit.parameters()} - seen
-        seen |= new
-        if unit is not head and not new and (waiting or not groups or isinstance(unit, _DROPOUTS)):
-            waiting.append(unit)
-        elif unit is head or _begins(unit, groups, new=bool(new)):
-            groups.append([*waiting, unit])
-            waiting = []
-        else:
-            groups[-1] += [*waiting, unit]
-            waiting = []
+    for unit, brings in _arrivals(units, calls):
+        waiting.append(unit)
+        if not brings and (len(waiting) > 1 or isinstance(unit, _DropoutNd)):
+            continue
+        if brings and _begins(unit, groups[-1], head=_head(calls)):
+            groups.append([])
+        groups[-1] += waiting
+        waiting = []
     groups[-1] += waiting
     return groups
+
+
+def _arrivals(units: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
+    """Yield the units as the forward pass reaches them, and whether each brings parameters not seen before."""
+    head, seen = _head(calls), set[nn.Parameter]()
+    reached = filter(calls.reached, units)
+    for unit in sorted(reached, key=lambda unit: calls.last[unit] if unit is head else calls.start(unit)):
+        yield unit, unit is head or not seen.issuperset(unit.parameters())
+        seen.update(unit.parameters())
+
+
+def _begins(unit: nn.Module, group: Sequence[nn.Module], *, head: nn.Module) -> bool:
+    """Tell whether a unit begins a stage: the head does, and what does more than normalise the stage before it."""
+    if unit is head:
+        return any(_owns_parameters(module) for before in group for module in before.modules())
+    return _transforms([unit]) and _transforms(group)
+
+
+def _transforms(units: Iterable[nn.Module]) -> bool:
+    owners = (module for unit in units for module in unit.modules() if _owns_parameters(module))
+    return not all(is_norm(module) for module in owners)
+
+
+def _owns_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+def _place_uncalled(
+    network: nn.Module, expanded: Sequence[nn.Module], groups: Sequence[list[nn.Module]], calls: Calls
+) -> None:
+    """Add what evaluation does not reach: auxiliary classifiers to the head, the rest to the sibling before it."""
+    place = {unit: index for index, group in enumerate(groups) for unit in group}
+    for container in expanded:
+        nearest = 0
+        for name, child in container.named_children():
+            if calls.reached(child):
+                nearest = max(place[part] for part in child.modules() if part in place)
+            elif container is network and name.lower().startswith("aux"):  # torchvision's name for such classifiers
+                groups[-1].append(child)
+            else:
+                groups[nearest].append(child)
+
+
+class _Unclaimed:
+    """What no stage owns yet, by identity and with its name; whoever asks first owns it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parameters = {parameter: name for name, parameter in network.named_parameters()}
+        self.buffers = {buffer: name for name, buffer in network.named_buffers()}
+        self.modules = {module: name for name, module in network.named_modules()}
+
+    def claim(self, depth: Depth, owners: Sequence[nn.Module]) -> Stage:
+        """Make the stage of everything that these modules own directly, and of the modules themselves."""
+        parameters, roles = {}, {}
+        for owner in owners:
+            for own, parameter in owner.named_parameters(recurse=False):
+                if name := self.parameters.pop(parameter, ""):
+                    parameters[name], roles[name] = parameter, _role(owner, own)
+        buffers = {
+            self.buffers.pop(b): b for owner in owners for b in owner.buffers(recurse=False) if b in self.buffers
+        }
+        modules = {self.modules.pop(owner): owner for owner in owners if owner in self.modules}
+        return Stage(depth=depth, parameters=parameters, roles=roles, buffers=buffers, modules=modules)
+
+
+def _claim(
+    network: nn.Module, expanded: Sequence[nn.Module], groups: Sequence[Sequence[nn.Module]]
+) -> tuple[Stage, ...]:
+    """Make the stages; what expanded containers own themselves (a class token, a position table) goes to the first."""
+    unclaimed = _Unclaimed(network)
+    for container in expanded:
+        del unclaimed.modules[container]
+    owners = [[module for unit in group for module in unit.modules()] for group in groups]
+    owners[0] = [*expanded, *owners[0]]
+    cut = tuple(unclaimed.claim(_depth(index, len(owners)), owned) for index, owned in enumerate(owners))
+    left = [*unclaimed.parameters.values(), *unclaimed.buffers.values(), *unclaimed.modules.values()]
+    assert not left, f"every part belongs to one stage, but no stage took {left}"
+    return cut
+
+
+def _depth(index: int, count: int) -> Depth:
+    name = "head" if index == count - 1 else "stem" if index == 0 else f"body{index}"
+    return Depth(name=name, index=index, count=count)
+
+
+def _role(owner: nn.Module, name: str) -> Role:
+    if is_norm(owner):
+        return Role.NORM
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or _TABLE.search(name):
+        return Role.EMBEDDING
+    return Role.BIAS if name.endswith("bias") else Role.WEIGHT

@@ -1,0 +1,170 @@
+"""Carry weights from one network to another, and say exactly what was and what was not carried."""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from frostline.errors import WeightsError
+from frostline.nn.weights import read_weights
+
+__all__ = ["Carried", "carry", "read_weights", "save_weights", "weights_hash"]
+
+_PREFIXES = ("", "module.", "model.", "network.", "backbone.", "_orig_mod.")
+"""What training code puts before the names of the network that it wraps."""
+
+_LINES = 12
+
+# Batch normalisation counts its batches only since 2018, and needs the count only where it averages over all of them.
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What came over from the weights to the network.
+
+    Attributes:
+        missing: Names in the network only; these tensors stay as they were.
+        unexpected: Names in the weights only, without the prefix that was taken off.
+        reshaped: Names on both sides with different shapes, as (name, shape in the weights, shape in the network).
+        coverage: Share of the network's parameters outside the head that came from the weights, counted in numbers,
+            0 to 1.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    coverage: float
+
+    def __str__(self) -> str:
+        lines = [
+            *_some([f"  - {name}  in the network only" for name in self.missing]),
+            *_some([f"  + {name}  in the weights only" for name in self.unexpected]),
+            *_some([f"  ~ {n}  {theirs} in the weights, {ours} in the network" for n, theirs, ours in self.reshaped]),
+        ]
+        return "\n".join([*lines, f"carried {_percent(self.coverage)} of the parameters outside the head"])
+
+
+def carry(network: nn.Module, weights: Mapping[str, Tensor], *, head: Collection[str], min_coverage: float) -> Carried:
+    """Copy into the network, in place, every weight that fits by name and shape, and leave the rest as it is.
+
+    A prefix that a wrapper put before all names (`module.`, `model.`, ...) is taken off or put on, whichever makes
+    most names fit. A head of the same shape is carried too.
+
+    Args:
+        network: What to fill.
+        weights: Tensors by name, of any floating type and on any device.
+        head: Names of parameters that may stay new; they do not count for the coverage.
+        min_coverage: Share of the parameters outside the head that must be carried, 0 to 1.
+
+    Raises:
+        WeightsError: Too little fits, or a weight that would be carried is NaN or infinite; the network is untouched.
+    """
+    own = _tensors(network)
+    named = _rename(weights, own)
+    fitting = {name: weight for name, weight in named.items() if name in own and weight.shape == own[name].shape}
+    carried = _compare(own, named, carried={id(own[name]) for name in fitting}, head=head)
+    if carried.coverage < min_coverage:
+        raise WeightsError(
+            f"The weights do not fit the network:\n{carried}, but {_percent(min_coverage)} must be; choose the model "
+            "that these weights were trained in, or accept less with a lower min_coverage."
+        )
+    _refuse_infinite(fitting, own)
+    # Over the network's own state, because some modules refuse to load without the version that torch keeps in it.
+    state = network.state_dict()
+    state.update(fitting)
+    network.load_state_dict(state)
+    return carried
+
+
+def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write the network's state as safetensors, whole or not at all; tied tensors are written under each name.
+
+    Args:
+        network: What to save: its parameters and its persistent buffers.
+        path: The file, replaced where it exists.
+        metadata: What to keep in the file's header.
+    """
+    path = Path(path)
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        partial = Path(folder) / path.name
+        save_file(state, partial, metadata=dict(metadata))
+        partial.replace(path)
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and values; order, device and file format do not count."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _rename(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take prefixes off the names, or put one on, so that most of them are names of the network."""
+    renamings = [dict(zip(names, weights.values(), strict=True)) for names in _spellings(tuple(weights))]
+    return max(renamings, key=lambda named: len(named.keys() & own.keys()))
+
+
+def _spellings(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the names as they are, then without one or two prefixes, then with one more, as long as none collide."""
+    for outer, inner, added in product(_PREFIXES, _PREFIXES, _PREFIXES):
+        spelt = tuple(added + name.removeprefix(outer).removeprefix(inner) for name in names)
+        if len(set(spelt)) == len(names):
+            yield spelt
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The network's state by name, a tied tensor once for each of its names; the tensors themselves, not views."""
+    state = network.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def _compare(
+    own: Mapping[str, Tensor], named: Mapping[str, Tensor], *, carried: Collection[int], head: Collection[str]
+) -> Carried:
+    body = {id(tensor): tensor.numel() for name, tensor in own.items() if _counts(name, tensor, head)}
+    covered = sum(size for identity, size in body.items() if identity in carried)
+    absent = [name for name in own.keys() - named.keys() if id(own[name]) not in carried]
+    shared = [(name, tuple(named[name].shape), tuple(tensor.shape)) for name, tensor in own.items() if name in named]
+    return Carried(
+        missing=tuple(sorted(name for name in absent if not name.endswith(_COUNTER))),
+        unexpected=tuple(sorted(named.keys() - own.keys())),
+        reshaped=tuple((name, theirs, ours) for name, theirs, ours in sorted(shared) if theirs != ours),
+        coverage=covered / sum(body.values()) if body else 1.0,
+    )
+
+
+def _counts(name: str, tensor: Tensor, head: Collection[str]) -> bool:
+    return isinstance(tensor, nn.Parameter) and name not in head
+
+
+def _refuse_infinite(fitting: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse broken values; a mask that is infinite in the network too is none."""
+    broken = [n for n, weight in fitting.items() if not torch.isfinite(weight).all() and torch.isfinite(own[n]).all()]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise WeightsError(
+            f"The weights hold NaN or infinite values in '{broken[0]}'{more}; choose a checkpoint from before the "
+            "training that wrote them diverged."
+        )
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    rest = len(lines) - _LINES
+    return [*lines[:_LINES], f"{lines[0][:4]}... and {rest} more"] if rest > 0 else list(lines)
+
+
+def _percent(share: float) -> str:
+    """Round down: 100.0 % is everything."""
+    return f"{math.floor(share * 1000) / 10:.1f} %"

@@ -1,0 +1,222 @@
+"""The command line: verbs, each with Hydra's overrides.
+
+Nothing heavy is imported before the request is known to be right, so that help and mistakes answer at once.
+"""
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from frostline.errors import RequestError
+
+HELP = """Frostline plans, runs, proves and compares freeze strategies for transfer learning.
+
+  frostline pretrain [overrides]            train a network from the start; its weights are kept for others
+  frostline finetune [overrides]            train part of a network on another task
+  frostline plan [overrides]                draw what a strategy trains, when and how fast; trains nothing
+  frostline study FOLDER [overrides]        run all arms and seeds of FOLDER/study.yaml, then compare them
+  frostline compare STUDY [out=DIR]         compare a study's recorded runs again, from MLflow alone
+  frostline list [GROUP]                    what can be chosen: models, data, strategies, ...
+
+Overrides are Hydra's: `model=resnet20 data=cifar10 data.shots=10 freeze=gradual freeze.every=2 optimizer.lr=1e-3 seed=3`.
+`-m` runs every combination of `seed=0,1,2 freeze=full,head`. `frostline VERB --help` shows a verb's whole config.
+Tab completion: eval "$(frostline -sc install=bash)"
+
+Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
+"""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = _dispatch(sys.argv[1:])
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; what has finished is recorded", file=sys.stderr)
+        code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.exit(code)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Treat a polite request to end like Ctrl-C, so that the run's record is closed."""
+    raise KeyboardInterrupt
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    verb, rest = (arguments[0], list(arguments[1:])) if arguments else ("--help", [])
+    if verb in ("--help", "-h", "help"):
+        print(HELP, end="")
+        return 0
+    if verb in ("-sc", "--shell-completion"):
+        return _complete(list(arguments))
+    if verb not in VERBS:
+        from frostline.nearest import did_you_mean
+
+        raise RequestError(f"frostline: no verb '{verb}'; {did_you_mean(verb, VERBS)}")
+    return VERBS[verb](rest)
+
+
+def _pretrain(arguments: list[str]) -> int:
+    return _with_hydra("pretrain", arguments, lambda cfg: _train(cfg, "pretrain"))
+
+
+def _finetune(arguments: list[str]) -> int:
+    return _with_hydra("finetune", arguments, lambda cfg: _train(cfg, "finetune"))
+
+
+def _plan(arguments: list[str]) -> int:
+    return _with_hydra("finetune", arguments, _show_plan)
+
+
+def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> int:
+    """Check every run that is asked for, then let Hydra compose and launch them."""
+    from frostline.config.compose import compose, conf_dir, expand_sweep, overrides_for_hydra, register_search_path
+
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    sweep = not {"-m", "--multirun"}.isdisjoint(flags)
+    if set(flags) <= {"-m", "--multirun"}:
+        for one in expand_sweep(overrides) if sweep else [overrides]:
+            compose(verb, one)
+    import hydra
+
+    register_search_path()
+    sys.argv = [sys.argv[0], *flags, *overrides_for_hydra(verb, overrides)]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+    return 0
+
+
+def _train(cfg: Any, verb: Any) -> float:
+    from frostline.run import execute, headline, open_store, prepare
+
+    prepared = prepare(cfg, verb, open_store(cfg))
+    if prepared.carried is not None:
+        print(prepared.carried)
+    outcome = execute(prepared, open_store(cfg))
+    name, value = headline(outcome.metrics)
+    print(f"run {outcome.run_id} FINISHED {name}={value:.4f}")
+    return value
+
+
+def _show_plan(cfg: Any) -> None:
+    from frostline.run import open_store, plan_text, prepare
+
+    print(plan_text(prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)))
+
+
+def _study(arguments: list[str]) -> int:
+    folder, overrides = _first(arguments, "study", "experiments/digits")
+    from frostline.study import Study  # light: a mistake in study.yaml answers before torch is there
+
+    path = Path(folder)
+    study = Study.read(path)
+    from frostline.display import StudyDisplay
+    from frostline.runner import run_study
+
+    with StudyDisplay(runs=len(study.arms) * len(study.seeds) + (study.pretrain is not None)) as display:
+        store, run_id, progress = run_study(study, path.resolve().name, overrides, display)
+    print(f"{progress.count} runs ({progress.reused} recorded before), {len(progress.failed)} failed")
+    _compare_in(store, run_id, Path("outputs") / path.resolve().name)
+    return 1 if progress.failed else 0
+
+
+def _compare(arguments: list[str]) -> int:
+    named, overrides = _first(arguments, "compare", "experiments/digits")
+    from frostline.config.compose import compose
+    from frostline.record import Store, Tracking
+
+    name = Path(named).resolve().name if Path(named).is_dir() else named
+    out = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]
+    cfg = compose("finetune", [o for o in overrides if not o.startswith("out=")])
+    store = Store.open(Tracking(uri=cfg.tracking.uri), cfg.experiment_name, create=False)
+    _compare_in(store, name, Path(out[-1]) if out else Path("outputs") / name)
+    return 0
+
+
+def _compare_in(store: Any, study: str, out: Path) -> None:
+    """Print a study's comparison and write it to a folder."""
+    from rich.console import Console
+
+    from frostline.compare.comparison import compare
+    from frostline.compare.recorded import recorded
+    from frostline.compare.report import write
+    from frostline.compare.table import rich_table
+
+    found = recorded(store, study)
+    comparison = compare(found.question, found.runs)
+    console = Console()
+    console.print(rich_table(comparison))
+    for line in [comparison.verdict, *comparison.problems]:
+        console.print(line, highlight=False)
+    paths = write(comparison, found.runs, out, footer=found.footer)
+    print("written: " + " ".join(str(path) for path in paths))
+    print("every run, its plan and its audit: make ui (or: mlflow ui --backend-store-uri sqlite:///mlflow.db)")
+
+
+def _list(arguments: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from frostline.config.compose import groups, options, summary
+    from frostline.nearest import did_you_mean
+
+    for name in arguments:
+        if name not in groups():
+            raise RequestError(f"list: no group '{name}'; {did_you_mean(name, groups())}")
+    table = Table(box=None, pad_edge=False)
+    for column in ("choice", "what it is"):
+        table.add_column(column)
+    for group in arguments or groups():
+        for option in options(group):
+            table.add_row(f"{group}={option}", summary(group, option))
+    Console().print(table)
+    return 0
+
+
+def _first(arguments: list[str], verb: str, example: str) -> tuple[str, list[str]]:
+    """Split a verb's own argument from the overrides."""
+    if not arguments or "=" in arguments[0] or arguments[0] in ("--help", "-h"):
+        raise RequestError(f"usage: frostline {verb} {example} [overrides]; `frostline --help` tells what it does")
+    return arguments[0], arguments[1:]
+
+
+def _complete(arguments: list[str]) -> int:
+    """Complete the verb ourselves and everything after it as Hydra does."""
+    from frostline.config.compose import conf_dir, register_search_path
+
+    line = os.environ.get("COMP_LINE", "")
+    words = re.split(r"\s+", line.strip())
+    if "query=bash" in arguments and (len(words) < 2 or (len(words) == 2 and not line.endswith(" "))):
+        print(" ".join(VERBS))
+        return 0
+    verb = words[1] if len(words) > 1 and words[1] in ("pretrain", "finetune", "plan") else "finetune"
+    os.environ["COMP_LINE"] = line.replace(f" {verb}", "", 1)
+    import hydra
+
+    register_search_path()
+    sys.argv = [sys.argv[0], *arguments]
+    config = "finetune" if verb == "plan" else verb
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(lambda cfg: None)()
+    return 0
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "plan": _plan,
+    "study": _study,
+    "compare": _compare,
+    "list": _list,
+}

@@ -1,0 +1,108 @@
+"""What a run costs: seconds, FLOPs, memory and how many parameters train, measured while Lightning trains."""
+
+import resource
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.utils.flop_counter import FlopCounterMode
+
+from frostline.batch import Batch
+from frostline.plan import Phase, Plan
+
+
+class Meter(Callback):
+    """Measure a run's cost.
+
+    FLOPs are counted by torch on the first step of each phase, forward and backward, and multiplied by the examples
+    that the phase sees; a multiply-add counts as two. Validation is part of the seconds but not of the FLOPs.
+
+    Args:
+        plan: The phases, between which the cost of a step changes.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._phase: Phase | None = None
+        self._counter: FlopCounterMode | None = None
+        self._per_example = 0.0
+        self._flops = 0.0
+        self._steps: list[float] = []
+        self._begun = 0.0
+        self._step_begun = 0.0
+        self._wall = 0.0
+        self._trainable = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock and forget the memory's earlier peak."""
+        _reset_peak_memory()
+        self._begun = perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count the FLOPs of this step if it is the first of its phase, else take its time."""
+        phase = self._plan.phase(trainer.current_epoch)
+        if phase is not self._phase:
+            self._phase = phase
+            self._trainable = max(self._trainable, self._plan.trainable(phase))
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
+        self._step_begun = perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Add the step to the bill."""
+        examples = len(batch.index)
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self._per_example = self._counter.get_total_flops() / examples
+            self._counter = None
+        else:
+            self._steps.append(perf_counter() - self._step_begun)
+        self._flops += self._per_example * examples
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._wall = perf_counter() - self._begun
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave torch's counting mode, which is global, if a step broke off."""
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self._counter = None
+
+    def metrics(self) -> dict[str, float]:
+        """Return the bill, by the names under which MLflow keeps it."""
+        return {
+            "cost/wall_s": self._wall,
+            "cost/step_ms": 1000 * median(self._steps) if self._steps else 0.0,
+            "cost/train_flops": self._flops,
+            "cost/peak_memory_mb": _peak_memory_mb(),
+            "cost/trainable_params": float(self._trainable),
+        }
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the resident set's peak starts anew, see proc(5)
+    except OSError:
+        return
+
+
+def _peak_memory_mb() -> float:
+    """Return the peak of the accelerator's memory where there is one, else of this process's resident memory, in MB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,135 @@
+"""Images in a folder per class, with or without a folder per split above: read and checked once per process."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from frostline.data.examples import Examples, Source
+from frostline.data.listing import IMAGE_SUFFIXES, Listing, listing
+from frostline.data.pixels import EncodedImages, Images, opened
+from frostline.errors import DataError
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LISTED_FILES = 5
+
+
+def read_tree(root: str) -> Source:
+    """Read `[train|val|test]/<class>/.../<image>` in a folder or an archive, wherever inside the classes begin.
+
+    Raises:
+        DataError: It does not hold what it should; every problem of the layout or of the images is named.
+    """
+    return _read(root, Path(root).expanduser().resolve())
+
+
+@lru_cache(maxsize=4)
+def _read(root: str, path: Path) -> Source:
+    found = listing(path if path.exists() else Path(root))
+    folders = _split_folders(found)
+    classes = _classes(root, found, folders)
+    labels = {split: _labelled(found, folder) for split, folder in folders.items()}
+    files = {name: found.images[name] for split in labels.values() for name in split}
+    digests, images = _checked_digests(root, files), EncodedImages(files=tuple(files.values()))
+    rows = {name: row for row, name in enumerate(files)}
+    index = {name: label for label, name in enumerate(classes)}
+    splits = {
+        split: _examples(images, rows, {name: index[folder] for name, folder in of.items()}, digests)
+        for split, of in labels.items()
+    }
+    ignored = found.ignored + len(found.images) - len(files)
+    return Source(name=root, classes=tuple(classes), splits=splits, ignored=ignored)
+
+
+def _split_folders(found: Listing) -> dict[str, str]:
+    """Find the folder of each split, as a prefix; where the class folders come first, all is `train`."""
+    base = ""
+    while True:
+        children = _children(found, base)
+        if "train" in children and _children(found, f"{base}train/"):
+            return {SPLIT_FOLDERS[name]: f"{base}{name}/" for name in children if name in SPLIT_FOLDERS}
+        if len(children) != 1 or not _children(found, f"{base}{children[0]}/"):
+            return {"train": base}
+        base = f"{base}{children[0]}/"
+
+
+def _children(found: Listing, prefix: str) -> list[str]:
+    inside = (folder.removeprefix(prefix) for folder in found.folders if folder.startswith(prefix))
+    return sorted(name for name in inside if "/" not in name)
+
+
+def _classes(root: str, found: Listing, folders: Mapping[str, str]) -> list[str]:
+    classes = _children(found, folders["train"])
+    if not classes:
+        way_out = "put the images of each class into a folder of its own, there or below train/"
+        raise DataError(f"data.root={root}: there is no folder per class; {way_out}")
+    if len(classes) == 1:
+        raise DataError(f"data.root={root}: '{classes[0]}' is the only class folder; add the folder of another class")
+    _check_filled(root, folders["train"], sorted(set(classes) - set(_labelled(found, folders["train"]).values())))
+    for split, folder in folders.items():
+        _check_known(root, split, sorted(set(_labelled(found, folder).values()) - set(classes)))
+    return classes
+
+
+def _labelled(found: Listing, folder: str) -> dict[str, str]:
+    """Return the class of every image that lies in a class folder of `folder`, by the image's path."""
+    inside = ((name, name.removeprefix(folder).split("/")) for name in found.images if name.startswith(folder))
+    return {name: parts[0] for name, parts in inside if len(parts) > 1}
+
+
+def _check_filled(root: str, folder: str, empty: Sequence[str]) -> None:
+    if empty:
+        way_out = f"add some ({', '.join(IMAGE_SUFFIXES)}), or remove the folder"
+        raise DataError(f"data.root={root}: class folder '{folder}{empty[0]}' holds no image; {way_out}")
+
+
+def _check_known(root: str, split: str, unknown: Sequence[str]) -> None:
+    if unknown:
+        way_out = f"add images of it to train, or remove it from {split}"
+        raise DataError(f"data.root={root}: {split} has a class '{unknown[0]}' that train lacks; {way_out}")
+
+
+def _examples(images: Images, rows: Mapping[str, int], labels: Mapping[str, int], digests: Sequence[str]) -> Examples:
+    places = [rows[name] for name in labels]
+    return Examples(
+        images=images,
+        rows=np.array(places, dtype=np.int64),
+        labels=np.array(list(labels.values()), dtype=np.int64),
+        digests=tuple(digests[place] for place in places),
+        ids=tuple(labels),
+    )
+
+
+def _checked_digests(root: str, files: Mapping[str, bytes | Path]) -> list[str]:
+    """Hash every file and prove that it decodes, so that no run dies of an image in its last epoch."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(_inspect, _chunks(list(files.values()), 256)))
+    digests, problems = zip(*[pair for part in parts for pair in part], strict=True)
+    broken = [f"'{name}' ({problem})" for name, problem in zip(files, problems, strict=True) if problem]
+    if broken:
+        more = f" and {len(broken) - LISTED_FILES} more" if len(broken) > LISTED_FILES else ""
+        some = ", ".join(broken[:LISTED_FILES])
+        raise DataError(f"data.root={root}: cannot read {some}{more}; replace or remove what is broken")
+    return list(digests)
+
+
+def _chunks(files: Sequence[bytes | Path], size: int) -> list[Sequence[bytes | Path]]:
+    return [files[begin : begin + size] for begin in range(0, len(files), size)]
+
+
+def _inspect(files: Sequence[bytes | Path]) -> list[tuple[str, str]]:
+    return [_digest_and_problem(file) for file in files]
+
+
+def _digest_and_problem(file: bytes | Path) -> tuple[str, str]:
+    try:
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        opened(content, least=32)
+    except Exception as error:  # Pillow's formats raise whatever they stumble over
+        return "", "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+    return sha256(content).hexdigest(), ""

@@ -1,0 +1,109 @@
+"""The files below a folder, or inside an archive that is read into memory and never written to disk."""
+
+import difflib
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from frostline.errors import DataError
+
+IMAGE_SUFFIXES = tuple(IMG_EXTENSIONS)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listing:
+    """What a folder or an archive holds, hidden files and folders left out.
+
+    Attributes:
+        images: Image files by their path inside, with `/` between names; as paths, or as bytes where they came packed.
+        folders: Every folder inside, also the empty ones.
+        ignored: Number of files that are no images by their suffix.
+    """
+
+    images: Mapping[str, bytes | Path]
+    folders: frozenset[str]
+    ignored: int
+
+
+def listing(root: Path) -> Listing:
+    """List a folder, or a `.tar`, `.tar.gz` or `.zip` archive.
+
+    Raises:
+        DataError: Nothing is there, or a file that is no archive, or a damaged one.
+    """
+    if root.is_dir():
+        return _collected(_walk(root))
+    if not root.exists():
+        raise DataError(f"data.root={root}: no such file or folder{_nearest(root)}")
+    try:
+        return _collected(_unpack(root))
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise DataError(f"data.root={root}: the archive is damaged ({error}); get it again") from error
+
+
+def _collected(files: Iterator[tuple[str, bytes | Path | None]]) -> Listing:
+    images: dict[str, bytes | Path] = {}
+    folders: set[str] = set()
+    ignored = 0
+    for name, file in files:
+        path = PurePosixPath(name)
+        if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+            continue
+        folders.update(map(str, path.parents))
+        if file is None:
+            folders.add(str(path))
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            images[str(path)] = file
+        else:
+            ignored += 1
+    return Listing(images=dict(sorted(images.items())), folders=frozenset(folders - {"."}), ignored=ignored)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path | None]]:
+    for folder, folders, files in os.walk(root, followlinks=True):
+        for name in folders:
+            yield (Path(folder) / name).relative_to(root).as_posix(), None
+        for name in files:
+            path = Path(folder) / name
+            yield path.relative_to(root).as_posix(), path
+
+
+def _unpack(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+    if zipfile.is_zipfile(archive):
+        yield from _unzip(archive)
+    elif tarfile.is_tarfile(archive):
+        yield from _untar(archive)
+    else:
+        raise DataError(f"data.root={archive}: the file is no archive; give a folder, a .tar, a .tar.gz or a .zip")
+
+
+def _untar(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+    with tarfile.open(archive, "r|*") as tar:
+        for member in tar:
+            if member.isdir():
+                yield member.name, None
+            elif (content := tar.extractfile(member) if member.isfile() else None) is not None:
+                yield member.name, content.read()
+
+
+def _unzip(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+    with zipfile.ZipFile(archive) as packed:
+        for name in packed.namelist():
+            yield name, None if name.endswith("/") else packed.read(name)
+
+
+def _nearest(root: Path) -> str:
+    missing = root
+    while not missing.parent.exists():
+        missing = missing.parent
+    siblings = [path.name for path in missing.parent.iterdir()]
+    close = difflib.get_close_matches(missing.name, siblings, n=1)
+    return (
+        f"; did you mean '{missing.parent / close[0]}'?" if close else f"; '{missing.parent}' has no '{missing.name}'"
+    )

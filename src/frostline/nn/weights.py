@@ -1,0 +1,83 @@
+"""A file of weights as tensors by name, whoever wrote it: nothing in the file is ever run."""
+
+import difflib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from frostline.errors import WeightsError
+
+_PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_NEEDS_CODE = re.compile(r"Unsupported (global|class)|TorchScript", re.IGNORECASE)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights in a file onto the CPU.
+
+    The weights may lie under `state_dict`, `model_state_dict` or `model`, as in Lightning's checkpoints. Where torch
+    wrote the versions of its modules beside the weights, they stay with the dictionary, as `load_state_dict` needs.
+
+    Raises:
+        WeightsError: The file is missing, broken, of unknown kind, holds no weights or needs to run code to be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(_missing(path))
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in _PICKLES:
+        return _unwrap(_read_pickle(path), path)
+    raise WeightsError(f"{path} does not end as a file of weights does: .safetensors, {', '.join(_PICKLES)}.")
+
+
+def _missing(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"There is no file {path}" + (f"; did you mean '{close[0]}'?" if close else ".")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(_broken(path)) from error
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle raises anything at all
+        if _NEEDS_CODE.search(str(error)) and (zipfile.is_zipfile(path) or isinstance(error, pickle.UnpicklingError)):
+            raise WeightsError(
+                f"{path} needs to run code to be read, which is refused; save its state_dict alone: "
+                "torch.save(network.state_dict(), FILE)."
+            ) from error
+        raise WeightsError(_broken(path)) from error
+
+
+def _broken(path: Path) -> str:
+    return f"{path} is truncated or not a file of weights ({path.stat().st_size} bytes); copy or download it again."
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, dict):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    weights = content if isinstance(content, dict) else {}
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise WeightsError(
+            f"{path} holds no weights by name; save a state_dict: torch.save(network.state_dict(), FILE)."
+        )
+    return weights

@@ -1,0 +1,252 @@
+"""What must be known to believe a number, kept in MLflow; the only importer of mlflow.
+
+A record is opened before training and closed whatever happens: FINISHED, FAILED with the traceback as an artifact, or
+KILLED when a person interrupts. Runs are addressed by their id through MLflow's client; MLflow's notion of an "active
+run" is left alone, so that several records can be open at once.
+"""
+
+import json
+import logging
+import os
+import re
+import socket
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from time import time
+from types import TracebackType
+from typing import Any, Self
+
+for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+import mlflow  # noqa: E402 (its first use of a database is loud, and is told so before)
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+
+__all__ = ["Run", "RunRecord", "Store", "Tracking", "masked"]
+
+from frostline.errors import RequestError  # noqa: E402
+
+LONGEST_PARAM = 6000
+"""MLflow's limit on the characters of a parameter; longer ones stand whole in the artifact config.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where runs are logged.
+
+    Attributes:
+        uri: MLflow's tracking URI; by default `mlflow.db`, an SQLite file in the working directory.
+    """
+
+    uri: str | None = None
+
+    @property
+    def resolved(self) -> str:
+        """The URI with the default filled in, absolute, so that it means the same from any directory."""
+        return self.uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+@dataclass(kw_only=True)
+class Store:
+    """One experiment in one MLflow store."""
+
+    client: MlflowClient
+    experiment_id: str
+
+    @classmethod
+    def open(cls, tracking: Tracking, experiment: str, *, create: bool = True) -> Self:
+        """Connect to the store and find the experiment, or create it.
+
+        Raises:
+            RequestError: The store cannot be reached, or the experiment is not there and is not to be created.
+        """
+        client = _client(tracking.resolved)
+        found = _experiment(client, experiment)
+        if found is None and not create:
+            raise RequestError(
+                f"experiment_name: {masked(tracking.resolved)} has no experiment '{experiment}'; "
+                "run a study first, or point tracking.uri at the store that has it"
+            )
+        return cls(client=client, experiment_id=found.experiment_id if found else _create(client, experiment))
+
+    def runs(self, **tags: str) -> list[Run]:
+        """Return the experiment's runs that carry these tags (`phase="study"` is `frostline.phase`), newest first."""
+        clauses = " and ".join(f"tags.`frostline.{key}` = '{value}'" for key, value in tags.items())
+        return list(
+            self.client.search_runs([self.experiment_id], clauses, max_results=10_000, order_by=["start_time DESC"])
+        )
+
+    def run(self, run_id: str) -> Run:
+        """Return a run."""
+        return self.client.get_run(run_id)
+
+    def finished(self, signature: str) -> Run | None:
+        """Return a finished run of this signature, the newest."""
+        return next((run for run in self.runs(signature=signature) if run.info.status == "FINISHED"), None)
+
+    def record(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> "RunRecord":
+        """Open the record of a new run, a child of `parent` where that is given."""
+        nested = {"mlflow.parentRunId": parent} if parent else {}
+        origin = {"mlflow.source.name": "frostline", "frostline.host": socket.gethostname(), "frostline.pid": str(os.getpid())}
+        run = self.client.create_run(
+            self.experiment_id, run_name=name, tags={**{f"frostline.{k}": v for k, v in tags.items()}, **nested, **origin}
+        )
+        return RunRecord(store=self, run_id=run.info.run_id)
+
+    def reopen(self, run_id: str) -> "RunRecord":
+        """Open the record of an existing run again."""
+        self.client.update_run(run_id, status="RUNNING")
+        return RunRecord(store=self, run_id=run_id)
+
+    def bury_the_dead(self) -> None:
+        """Mark as KILLED every run that says RUNNING but whose process, on this host, is gone."""
+        query = f"attributes.status = 'RUNNING' and tags.`frostline.host` = '{socket.gethostname()}'"
+        for run in self.client.search_runs([self.experiment_id], query):
+            if not _alive(int(run.data.tags["frostline.pid"])):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def read(self, run_id: str, artifact: str) -> str:
+        """Return the text of an artifact."""
+        return self.fetch(run_id, artifact).read_text()
+
+    def fetch(self, run_id: str, artifact: str) -> Path:
+        """Return a local path of an artifact, downloaded where the store is remote."""
+        return Path(self.client.download_artifacts(run_id, artifact))
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """The open record of one run; a context manager that closes it."""
+
+    store: Store
+    run_id: str
+    _metrics: list[Metric] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close("FINISHED")
+        elif isinstance(error, KeyboardInterrupt):
+            self.close("KILLED")
+        else:
+            self.text("traceback.txt", "".join(traceback.format_exception(kind, error, trace)))
+            self.close("FAILED")
+
+    def close(self, status: str) -> None:
+        """Write what is left and end the run."""
+        self.flush()
+        self.store.client.set_terminated(self.run_id, status)
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; one that is too long for MLflow is cut and marked, and stands whole in config.yaml."""
+        entries = [Param(key, _fitting(str(value))) for key, value in params.items()]
+        for first in range(0, len(entries), 100):
+            self.store.client.log_batch(self.run_id, params=entries[first : first + 100])
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, under `frostline.` where a name has no prefix."""
+        entries = [RunTag(key if "." in key else f"frostline.{key}", value) for key, value in tags.items()]
+        self.store.client.log_batch(self.run_id, tags=entries)
+
+    def metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log metrics at a step; they are written together at the next `flush`."""
+        self._metrics += [Metric(key, float(value), int(time() * 1000), step) for key, value in metrics.items()]
+
+    def flush(self) -> None:
+        """Write the metrics gathered so far."""
+        entries, self._metrics = self._metrics, []
+        for first in range(0, len(entries), 1000):
+            self.store.client.log_batch(self.run_id, metrics=entries[first : first + 1000])
+
+    def text(self, name: str, text: str) -> None:
+        """Keep a text as an artifact."""
+        with self.artifact(name) as path:
+            path.write_text(text)
+
+    def json(self, name: str, value: Any) -> None:
+        """Keep plain data as an artifact."""
+        self.text(name, json.dumps(value, indent=2) + "\n")
+
+    @contextmanager
+    def artifact(self, name: str) -> Iterator[Path]:
+        """Give a path to write an artifact to; it is kept under `name` once the block ends."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            yield path
+            parent = str(Path(name).parent)
+            self.store.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+    def dataset(self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
+        """Log a dataset as an input of the run.
+
+        Args:
+            name: The dataset's name.
+            digest: A hash of its content; MLflow keeps 36 characters.
+            source: Where it came from.
+            context: What it was used for: train, val or test.
+            profile: Counts.
+        """
+        entity = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(profile),
+        )
+        inputs = [DatasetInput(entity, tags=[InputTag("mlflow.data.context", context)])]
+        self.store.client.log_inputs(self.run_id, datasets=inputs)
+
+
+def masked(text: str) -> str:
+    """Hide the user name and password of every URI in a text."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+
+
+@cache
+def _client(uri: str) -> MlflowClient:
+    mlflow.set_tracking_uri(uri)  # artifacts of a local store are resolved through the global setting
+    return MlflowClient(uri)
+
+
+def _experiment(client: MlflowClient, name: str) -> Experiment | None:
+    try:
+        return client.get_experiment_by_name(name)
+    except MlflowException as error:
+        raise RequestError(f"tracking.uri: {masked(client.tracking_uri)} does not answer: {masked(str(error))}") from error
+
+
+def _create(client: MlflowClient, name: str) -> str:
+    """Create an experiment; a process that was faster is no error. Artifacts lie beside a local database."""
+    local = client.tracking_uri.removeprefix("sqlite:///")
+    location = None if local == client.tracking_uri else (Path(local).parent / "mlruns").as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _fitting(value: str) -> str:
+    mark = " ... (whole in config.yaml)"
+    return value if len(value) <= LONGEST_PARAM else value[: LONGEST_PARAM - len(mark)] + mark
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,66 @@
+"""A question: arms, which are lists of overrides, times seeds, read from a folder's study.yaml."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from annotated_types import Gt, MinLen
+
+from frostline.config.check import problems
+from frostline.errors import ConfigError, RequestError
+from frostline.nearest import did_you_mean
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What `study.yaml` says.
+
+    Attributes:
+        question: What the study is to answer, a sentence.
+        arms: By name, the overrides that make an arm what it is.
+        seeds: The seeds that every arm runs with.
+        reference: The arm that the others are compared with.
+        base: Overrides of every arm, before its own.
+        pretrain: Overrides of a pre-training run whose weights every arm starts from; an arm that says
+            `init_from=null` starts from random weights.
+        metric: What is compared.
+        higher_is_better: Whether more of it is better.
+        margin: The smallest difference that would matter, in the metric's units.
+        confidence: The coverage of intervals.
+    """
+
+    question: str
+    arms: Annotated[Mapping[str, list[str]], MinLen(1)]
+    seeds: Annotated[list[int], MinLen(1)]
+    reference: str
+    base: list[str] = field(default_factory=list)
+    pretrain: list[str] | None = None
+    metric: str = "test/accuracy"
+    higher_is_better: bool = True
+    margin: Annotated[float, Gt(0)] = 0.005
+    confidence: Annotated[float, Gt(0)] = 0.95
+
+    @classmethod
+    def read(cls, folder: Path) -> "Study":
+        """Read a study's folder.
+
+        Raises:
+            RequestError: There is no study.yaml, or it says what a study does not know.
+        """
+        path = folder / "study.yaml"
+        if not path.is_file():
+            near = sorted(p.parent.name for p in folder.parent.glob("*/study.yaml")) or ["none"]
+            raise RequestError(f"{folder}: holds no study.yaml; beside it, {did_you_mean(folder.name, near)}")
+        try:
+            said = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise RequestError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(said, dict):
+            raise RequestError(f"{path}: should hold keys such as question, arms and seeds")
+        wrong = problems({"_target_": "frostline.study.Study", **said})
+        if not wrong and said["reference"] not in said["arms"]:
+            wrong = [f"reference: no arm '{said['reference']}'; {did_you_mean(said['reference'], said['arms'])}"]
+        if wrong:
+            raise ConfigError([f"{path}: {problem.lstrip('.')}" for problem in wrong])
+        return cls(**said)

@@ -1,0 +1,356 @@
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
+
+from frostline.depth import Role
+from frostline.nn.cifar_resnet import CifarResNet
+from frostline.nn.stages import Stage, is_norm, stages
+
+IMAGE = torch.zeros(2, 3, 224, 224, device="meta")
+LARGE = torch.zeros(2, 3, 299, 299, device="meta")
+NAMES = models.list_models(module=models)
+
+
+class Weightless(TorchFunctionMode):
+    """Give parameters no memory: a network of any size is built at once, to look at its shape."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+
+
+def torchvision_stages(name: str) -> tuple[nn.Module, tuple[Stage, ...]]:
+    with Weightless():
+        extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        network = models.get_model(name, **extra)
+    return network, stages(network, LARGE if name == "inception_v3" else IMAGE)
+
+
+def tops(stage: Stage) -> list[str]:
+    """The outermost modules of a stage."""
+    return [name for name in stage.modules if name.rpartition(".")[0] not in stage.modules]
+
+
+def names(cut: tuple[Stage, ...]) -> list[str]:
+    return [stage.depth.name for stage in cut]
+
+
+def assert_lawful(network: nn.Module, cut: tuple[Stage, ...]) -> None:
+    """Count by identity, independently of how the stages were made."""
+    owned = Counter(id(p) for stage in cut for p in stage.parameters.values())
+    assert owned == Counter(id(p) for p in network.parameters())
+    kept = Counter(id(b) for stage in cut for b in stage.buffers.values())
+    assert kept == Counter(id(b) for b in network.buffers())
+    assert max(Counter(id(m) for stage in cut for m in stage.modules.values()).values()) == 1
+    assert {n: id(p) for s in cut for n, p in s.parameters.items()} == {n: id(p) for n, p in network.named_parameters()}
+    assert all(stage.roles.keys() == stage.parameters.keys() for stage in cut)
+    assert [(s.depth.index, s.depth.count) for s in cut] == [(i, len(cut)) for i in range(len(cut))]
+    assert names(cut) == ["stem", *(f"body{i}" for i in range(1, len(cut) - 1)), "head"]
+
+
+RESNET = [
+    ["conv1", "bn1", "relu", "maxpool"],
+    ["layer1"],
+    ["layer2"],
+    ["layer3"],
+    ["layer4", "avgpool"],
+    ["fc"],
+]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet152"])
+def test_resnets_have_a_stage_a_resolution(name):
+    network, cut = torchvision_stages(name)
+    assert_lawful(network, cut)
+    assert [tops(stage) for stage in cut] == RESNET
+
+
+def test_cifar_resnets_have_a_stage_a_group():
+    network = CifarResNet(depth=20).network(10)
+    cut = stages(network, torch.zeros(2, 3, 32, 32))
+    assert_lawful(network, cut)
+    assert [tops(stage) for stage in cut] == [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["linear"]]
+
+
+def test_vision_transformers_have_a_stage_a_block():
+    network, cut = torchvision_stages("vit_b_16")
+    assert_lawful(network, cut)
+    assert len(cut) == 14
+    assert set(cut[0].parameters) == {
+        "class_token", "encoder.pos_embedding", "conv_proj.weight", "conv_proj.bias"
+    }  # fmt: skip
+    for index in range(1, 13):
+        assert f"encoder.layers.encoder_layer_{index - 1}" in tops(cut[index])
+    assert "encoder.ln" in tops(cut[12])
+    assert set(cut[13].parameters) == {"heads.head.weight", "heads.head.bias"}
+
+
+# Stages, the outermost modules with parameters of the first and the last body stage, and the head's modules.
+FAMILIES = {
+    "alexnet": (8, ["features.3"], ["classifier.4"], ["classifier.6"]),
+    "convnext_tiny": (9, ["features.1"], ["features.7", "classifier.0"], ["classifier.2"]),
+    "densenet121": (9, ["features.denseblock1"], ["features.denseblock4", "features.norm5"], ["classifier"]),
+    "efficientnet_b0": (10, ["features.1"], ["features.8"], ["classifier.0", "classifier.1"]),
+    "googlenet": (13, ["conv2"], ["inception5b"], ["dropout", "fc", "aux1", "aux2"]),
+    "inception_v3": (17, ["Conv2d_2a_3x3"], ["Mixed_7c"], ["dropout", "fc", "AuxLogits"]),
+    "maxvit_t": (7, ["blocks.0"], ["classifier.3"], ["classifier.5"]),
+    "mnasnet0_5": (11, ["layers.3", "layers.4"], ["layers.14", "layers.15"], ["classifier.0", "classifier.1"]),
+    "mobilenet_v2": (20, ["features.1"], ["features.18"], ["classifier.0", "classifier.1"]),
+    "mobilenet_v3_small": (15, ["features.1"], ["classifier.0"], ["classifier.2", "classifier.3"]),
+    "regnet_y_400mf": (6, ["trunk_output.block1"], ["trunk_output.block4"], ["fc"]),
+    "shufflenet_v2_x0_5": (6, ["stage2"], ["conv5"], ["fc"]),
+    "squeezenet1_0": (10, ["features.3"], ["features.12"], [f"classifier.{i}" for i in range(4)]),
+    "swin_t": (9, ["features.1"], ["features.7", "norm"], ["head"]),
+    "vgg11": (11, ["features.3"], ["classifier.3"], ["classifier.5", "classifier.6"]),
+    "vgg16_bn": (16, ["features.3", "features.4"], ["classifier.3"], ["classifier.5", "classifier.6"]),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_are_cut_where_an_expert_would(name):
+    network, cut = torchvision_stages(name)
+    assert_lawful(network, cut)
+    first, last = ([m for m in tops(s) if any(True for _ in s.modules[m].parameters())] for s in (cut[1], cut[-2]))
+    assert (len(cut), first, last, tops(cut[-1])) == FAMILIES[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_classification_network_of_torchvision_obeys_the_law(name):
+    network, cut = torchvision_stages(name)
+    assert_lawful(network, cut)
+    assert len(cut) >= 5
+    matrices = [p for p in cut[-1].parameters.values() if p.ndim > 1 and p.shape[0] == 1000]
+    assert len(matrices) == {"googlenet": 3, "inception_v3": 2}.get(name, 1)
+
+
+def test_the_walk_sees_many_networks():
+    assert len(NAMES) >= 80
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(4, 4)
+
+
+class Chain(nn.Module):
+    """Calls its children in the order of `order`, whatever order they were registered in."""
+
+    def __init__(self, order: str, **children: nn.Module) -> None:
+        super().__init__()
+        self.order = order.split()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, values):
+        for name in self.order:
+            values = getattr(self, name)(values)
+        return values
+
+
+def cut_chain(order: str, **children: nn.Module) -> list[list[str]]:
+    network = Chain(order, **children)
+    cut = stages(network, torch.zeros(2, 4))
+    assert_lawful(network, cut)
+    return [tops(stage) for stage in cut]
+
+
+def test_order_is_that_of_the_forward_pass_not_of_registration():
+    backwards = {name: linear() for name in ("head", "c", "b", "a")}
+    assert cut_chain("a b c head", **backwards) == [["a"], ["b"], ["c"], ["head"]]
+
+
+def test_a_module_used_twice_stays_where_it_is_used_first():
+    given = cut_chain("a b c a d head", a=linear(), b=linear(), c=linear(), d=linear(), head=linear())
+    assert given == [["a"], ["b"], ["c"], ["d"], ["head"]]
+
+
+def test_a_head_that_is_also_used_early_is_still_the_head():
+    given = cut_chain("a head b c head", head=linear(), a=linear(), b=linear(), c=linear())
+    assert given == [["a"], ["b"], ["c"], ["head"]]
+
+
+def test_tied_weights_belong_to_their_first_use_under_their_registered_name():
+    parts = {name: linear() for name in ("head", "c", "b", "a")}
+    parts["head"].weight = parts["a"].weight
+    network = Chain("a b c head", **parts)
+    cut = stages(network, torch.zeros(2, 4))
+    assert_lawful(network, cut)
+    assert set(cut[0].parameters) == {"head.weight", "a.bias"}
+    assert set(cut[-1].parameters) == {"head.bias"}
+    assert "head" in cut[-1].modules
+
+
+def test_a_head_wholly_tied_owns_its_module_only():
+    parts = {name: nn.Linear(4, 4, bias=False) for name in ("a", "b", "head")}
+    parts["head"].weight = parts["a"].weight
+    network = Chain("a b head", **parts)
+    cut = stages(network, torch.zeros(2, 4))
+    assert_lawful(network, cut)
+    assert cut[-1].parameters == {}
+    assert tops(cut[-1]) == ["head"]
+
+
+def test_normalisation_joins_what_it_normalises():
+    given = cut_chain("a n b m head", a=linear(), n=nn.LayerNorm(4), b=linear(), m=nn.BatchNorm1d(4), head=linear())
+    assert given == [["a", "n"], ["b", "m"], ["head"]]
+
+
+def test_normalisation_of_the_input_and_of_the_output_is_neither_stem_nor_head_alone():
+    given = cut_chain("n a b head m", n=nn.BatchNorm1d(4), a=linear(), b=linear(), head=linear(), m=nn.LayerNorm(4))
+    assert given == [["n", "a"], ["b"], ["head", "m"]]
+
+
+def test_dropout_belongs_to_the_stage_whose_input_it_drops():
+    given = cut_chain(
+        "a r drop flat head", a=linear(), r=nn.ReLU(), drop=nn.Dropout(), flat=nn.Flatten(), head=linear()
+    )
+    assert given == [["a", "r"], ["drop", "flat", "head"]]
+
+
+def test_uncalled_modules_join_the_sibling_before_them_and_auxiliary_ones_the_head():
+    given = cut_chain("a b head", a=linear(), spare=linear(), aux_head=linear(), b=linear(), head=linear())
+    assert given == [["a", "spare"], ["b"], ["head", "aux_head"]]
+
+
+def test_containers_are_expanded_until_there_are_five_stages():
+    wide = nn.Sequential(linear(), linear(), nn.Sequential(linear(), linear(), linear()))
+    given = cut_chain("narrow wide head", narrow=nn.Sequential(linear(), linear()), wide=wide, head=linear())
+    assert given == [["narrow"], ["wide.0"], ["wide.1"], ["wide.2"], ["head"]]
+
+
+def test_a_single_layer_is_all_head():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    (only,) = stages(network, torch.zeros(2, 4))
+    assert only.depth.name == "head"
+    assert only.depth.from_head == 0
+    assert set(only.parameters) == {"1.weight", "1.bias"}
+    assert names(stages(nn.Linear(4, 2), torch.zeros(2, 4))) == ["head"]
+
+
+class Tables(nn.Module):
+    """Owns what designs own directly: a token, a fixed position table, a mask that is a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 4)
+        self.cls_token = nn.Parameter(torch.zeros(4))
+        self.positions = nn.Parameter(torch.randn(5, 4), requires_grad=False)
+        self.register_buffer("mask", torch.ones(5, 4))
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.norm = nn.LayerNorm(4)
+        self.head = linear()
+
+    def forward(self, words):
+        values = self.words(words) + (self.positions + self.cls_token) * self.mask
+        values, _ = self.attention(values, values, values)
+        return self.head(self.norm(values).mean(1))
+
+
+def test_tables_of_the_root_are_in_the_stem_and_keep_their_flags():
+    network = Tables()
+    cut = stages(network, torch.zeros(2, 5, dtype=torch.int64))
+    assert_lawful(network, cut)
+    assert set(cut[0].parameters) == {"words.weight", "cls_token", "positions"}
+    assert set(cut[0].buffers) == {"mask"}
+    assert not network.positions.requires_grad
+    assert network.cls_token.requires_grad
+
+
+def test_roles_say_what_a_parameter_does():
+    cut = stages(Tables(), torch.zeros(2, 5, dtype=torch.int64))
+    assert {name: role for stage in cut for name, role in stage.roles.items()} == {
+        "words.weight": Role.EMBEDDING,
+        "cls_token": Role.EMBEDDING,
+        "positions": Role.EMBEDDING,
+        "attention.in_proj_weight": Role.WEIGHT,
+        "attention.in_proj_bias": Role.BIAS,
+        "attention.out_proj.weight": Role.WEIGHT,
+        "attention.out_proj.bias": Role.BIAS,
+        "norm.weight": Role.NORM,
+        "norm.bias": Role.NORM,
+        "head.weight": Role.WEIGHT,
+        "head.bias": Role.BIAS,
+    }
+
+
+class CustomBatchNorm(nn.BatchNorm2d):
+    pass
+
+
+class VendorRMSNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+
+class NormedProjection(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(4), nn.BatchNorm2d(4, affine=False), nn.BatchNorm3d(4), nn.SyncBatchNorm(4), CustomBatchNorm(4),
+        nn.InstanceNorm2d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.RMSNorm(4), nn.LocalResponseNorm(2),
+        FrozenBatchNorm2d(4), VendorRMSNorm(),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)  # fmt: skip
+def test_layers_that_normalise_are_norms(norm):
+    assert is_norm(norm)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(4, 4), nn.Sequential(nn.BatchNorm1d(4)), NormedProjection(), nn.Dropout(), nn.Embedding(4, 4)],
+    ids=lambda module: type(module).__name__,
+)
+def test_containers_of_norms_and_projections_are_not_norms(module):
+    assert not is_norm(module)
+
+
+class Stateful(nn.Module):
+    """Counts its forward passes and needs values, which the meta device has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+        self.norm = nn.BatchNorm1d(4)
+        self.first, self.second = linear(), linear()
+
+    def forward(self, values):
+        self.passes += 1
+        values = self.norm(values) + torch.rand(())
+        return self.second(self.first(values) if values.sum().item() == values.sum().item() else values)
+
+
+def test_watching_leaves_no_trace_even_where_it_takes_a_real_forward_pass():
+    network = Stateful()
+    network.norm.eval()
+    before, modes = {k: v.clone() for k, v in network.state_dict().items()}, [m.training for m in network.modules()]
+    random = torch.get_rng_state()
+    cut = stages(network, torch.randn(3, 4))
+    assert_lawful(network, cut)
+    assert [tops(stage) for stage in cut] == [["norm", "first"], ["second"]]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [m.training for m in network.modules()] == modes
+    assert not any(m._forward_pre_hooks for m in network.modules())
+    assert torch.equal(torch.get_rng_state(), random_after_draw(random))
+
+
+def random_after_draw(random):
+    """The random state from before the example itself was drawn, moved on by that draw alone."""
+    torch.set_rng_state(random)
+    torch.randn(3, 4)
+    return torch.get_rng_state()
+
+
+def test_an_error_of_the_network_itself_is_shown():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        stages(nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 4)), torch.zeros(2, 4))
