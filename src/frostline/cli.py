@@ -82,7 +82,7 @@ def _plan(arguments: list[str]) -> int:
 
 def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> int:
     """Check every run that is asked for, then let Hydra compose and launch them."""
-    from frostline.config.compose import compose, conf_dir, expand_sweep, overrides_for_hydra, register_search_path
+    from frostline.config.compose import compose, conf_dir, expand_sweep, overrides_for_hydra, register
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
@@ -92,7 +92,7 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
             compose(verb, one)
     import hydra
 
-    register_search_path()
+    register()
     sys.argv = [sys.argv[0], *flags, *overrides_for_hydra(verb, overrides)]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
     return 0
@@ -160,7 +160,7 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
     console.print(rich_table(comparison))
     for line in [comparison.verdict, *comparison.problems]:
         console.print(line, highlight=False)
-    paths = write(comparison, found.runs, out, footer=found.footer)
+    paths = write(comparison, out, footer=found.footer)
     print("written: " + " ".join(str(path) for path in paths))
     print("every run, its plan and its audit: make ui (or: mlflow ui --backend-store-uri sqlite:///mlflow.db)")
 
@@ -194,7 +194,7 @@ def _first(arguments: list[str], verb: str, example: str) -> tuple[str, list[str
 
 def _complete(arguments: list[str]) -> int:
     """Complete the verb ourselves and everything after it as Hydra does."""
-    from frostline.config.compose import conf_dir, register_search_path
+    from frostline.config.compose import conf_dir, register
 
     line = os.environ.get("COMP_LINE", "")
     words = re.split(r"\s+", line.strip())
@@ -205,7 +205,7 @@ def _complete(arguments: list[str]) -> int:
     os.environ["COMP_LINE"] = line.replace(f" {verb}", "", 1)
     import hydra
 
-    register_search_path()
+    register()
     sys.argv = [sys.argv[0], *arguments]
     config = "finetune" if verb == "plan" else verb
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(lambda cfg: None)()

@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -197,6 +197,8 @@ def _keep_checkpoint(record: RunRecord, folder: Path) -> None:
         with record.artifact("checkpoints/last.ckpt") as path:
             shutil.move(last, path)
     shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()  # only if nothing else is there
 
 
 def _display(cfg: DictConfig) -> dict[str, bool]:
@@ -344,8 +346,8 @@ def _quiet() -> Iterator[None]:
     """Silence what Lightning says of choices that were made on purpose."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        for choice in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
+            warnings.filterwarnings("ignore", choice)
         yield
 
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
 from frostline.config.compose import compose
@@ -97,8 +97,9 @@ def _order(study: Study) -> Iterator[tuple[str, int]]:
 
 
 def _seeded(cfg: DictConfig, seed: int) -> DictConfig:
+    """Return the arm's config with another seed; data follow the run's seed, as every `conf/data` says."""
     copy = cfg.copy()
-    OmegaConf.update(copy, "seed", seed)
+    copy.seed = copy.data.seed = seed
     return copy
 
 

@@ -338,16 +338,17 @@ def _lead(question: Question, order: Sequence[ArmResult]) -> Iterator[str]:
     reference = next(arm for arm in order if arm.difference is None)
     yield f"'{best.arm}' {mean}; against the reference '{reference.arm}': {_against(question, best, reference)}."
     if second.difference and (gap := _gap(question, best.difference, second.difference)):
-        yield f"Against the runner-up '{second.arm}', a comparison chosen after the fact: {with_interval(question, gap)}."
+        yield f"Against the runner-up '{second.arm}', a pair chosen after the fact: {with_interval(question, gap)}."
 
 
 def _against(question: Question, rival: ArmResult, reference: ArmResult) -> str:
-    assert rival.difference is not None and rival.difference.probability_better is not None
-    finding = "not significant" if rival.verdict == "no difference shown" else rival.verdict
+    assert rival.difference is not None
+    assert rival.difference.probability_better is not None
+    words = {"no difference shown": "not significant", "equivalent": f"equivalent within ±{question.margin:g}"}
     return (
         f"{with_interval(question, rival.difference)}, P(better) {rival.difference.probability_better:.2f}, "
         f"p {p_value(rival.difference.p)} uncorrected and {p_value(rival.difference.p_holm)} after Holm "
-        f"({finding}), {_at_cost(rival, reference)}"
+        f"({words.get(rival.verdict, rival.verdict)}), {_at_cost(rival, reference)}"
     )
 
 

@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from frostline.compare import table
-from frostline.compare.comparison import ArmResult, Comparison, Question
+from frostline.compare.comparison import ArmResult, Comparison
 
 if TYPE_CHECKING:  # slow to import, and only the report draws
     from matplotlib.axes import Axes
@@ -200,5 +200,4 @@ def _row(tag: str, texts: Sequence[str], headings: Sequence[str], *, verdict: st
 def _write_whole(path: Path, text: str) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, path)
-    return path
+    return part.replace(path)

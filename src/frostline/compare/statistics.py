@@ -129,7 +129,7 @@ def mean_interval(values: Sequence[float], *, confidence: float) -> Interval:
 
 
 def probability_better(gains: Sequence[float]) -> float:
-    """Return the share of pairs with a gain above 0, ties counting half: P(A > B) of Bouthillier et al. 2021, paired."""
+    """Return the share of pairs with a gain above 0, ties counting half (P(A > B), Bouthillier et al. 2021)."""
     signs = np.sign(np.round(np.asarray(gains, dtype=float), _DECIMALS))
     return float((signs + 1).mean() / 2)
 

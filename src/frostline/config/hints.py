@@ -5,17 +5,26 @@ be given there, so a union is read without it and anything else that cannot be r
 """
 
 import ast
-import builtins
 import importlib
 from types import NoneType
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 from frostline.config.source import Definition, Source, dotted, locate
 
 _LIGHT = {
-    "annotated_types", "collections", "collections.abc", "datetime", "os", "pathlib", "typing", "typing_extensions",
-}  # fmt: skip
-_BUILTINS = {"bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "str", "tuple", "type"}
+    "annotated_types",
+    "collections",
+    "collections.abc",
+    "datetime",
+    "os",
+    "pathlib",
+    "typing",
+    "typing_extensions",
+}
+_BUILTINS = {
+    kind.__name__: kind
+    for kind in (bool, bytes, complex, dict, float, frozenset, int, list, object, set, str, tuple, type)
+}
 
 
 class UnreadableError(Exception):
@@ -75,7 +84,7 @@ def _named(node: ast.Name | ast.Attribute, source: Source) -> Any:
         name = node.id if isinstance(node, ast.Name) else ""
         if name not in _BUILTINS:
             raise UnreadableError(ast.unparse(node))
-        return getattr(builtins, name)
+        return _BUILTINS[name]
     module, _, name = path.rpartition(".")
     if module in _LIGHT:
         return getattr(importlib.import_module(module), name)
@@ -91,21 +100,27 @@ def _assigned(node: ast.expr, source: Source) -> tuple[ast.expr, Source] | None:
     found = locate(path) if path else None
     if not isinstance(found, Definition) or not isinstance(found.node, ast.Assign | ast.AnnAssign):
         return None
-    return found.node.value and (found.node.value, found.source)
+    value = found.node.value
+    return (value, found.source) if value is not None else None
 
 
 def _subscript(node: ast.Subscript, source: Source) -> Any:
-    generic = _named(node.value, source) if isinstance(node.value, ast.Name | ast.Attribute) else None
+    generic = _evaluate(node.value, source)
     arguments = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     name = getattr(generic, "__name__", None) or getattr(generic, "_name", None)
     if name == "Literal":
         return generic[tuple(value_of(argument, source) for argument in arguments)]
     if name == "Annotated":
-        bounds = (_constraint(bound, source) for bound in arguments[1:])
-        return generic[_evaluate(arguments[0], source), *(bound for bound in bounds if bound is not None), ""]
+        plain, *bounds = arguments
+        return _annotated(_evaluate(plain, source), [_constraint(bound, source) for bound in bounds])
     if name in ("Optional", "Union"):
         return _union([*arguments, *([ast.Constant(None)] if name == "Optional" else [])], source)
     return _container(generic, arguments, source)
+
+
+def _annotated(plain: Any, bounds: list[Any]) -> Any:
+    read = tuple(bound for bound in bounds if bound is not None)
+    return Annotated[(plain, *read)] if read else plain
 
 
 def _union(members: list[ast.expr], source: Source) -> Any:
@@ -122,7 +137,7 @@ def _union(members: list[ast.expr], source: Source) -> Any:
 
 
 def _container(generic: Any, arguments: list[ast.expr], source: Source) -> Any:
-    if generic is None or getattr(generic, "__name__", "") in ("Callable", "type"):
+    if getattr(generic, "__name__", "") in ("Callable", "type"):
         return generic
     return generic[tuple(_item(argument, source) for argument in arguments)]
 

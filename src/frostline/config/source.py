@@ -25,6 +25,7 @@ class Source:
         folders: Where its submodules lie; empty for a module that is not a package.
         bindings: The statement that binds each of its names.
         stars: The modules that it imports `*` from.
+        docs: The docstrings that it sets after the class, as `Name.__doc__ = ...`.
         complete: Whether its text names all that it has; no for extensions and for modules that make names as they run.
     """
 
@@ -33,6 +34,7 @@ class Source:
     folders: tuple[str, ...]
     bindings: Mapping[str, ast.stmt]
     stars: tuple[str, ...]
+    docs: Mapping[str, str]
     complete: bool
 
 
@@ -60,6 +62,7 @@ def source_of(module: str) -> Source | None:
         folders=folders,
         bindings=dict(_bindings(body)),
         stars=tuple(_stars(body, package)),
+        docs=dict(_docs(body)),
         complete=text is not None and not any(word in text for word in _DYNAMIC),
     )
 
@@ -85,7 +88,9 @@ def dotted(node: ast.expr, source: Source) -> str | None:
     if not isinstance(node, ast.Name):
         return None
     statement = source.bindings.get(node.id)
-    return imported_path(statement, node.id, source) or (f"{source.name}.{node.id}" if statement else _star(node, source))
+    if statement is None:
+        return _star(node, source)
+    return imported_path(statement, node.id, source) or f"{source.name}.{node.id}"
 
 
 def imported_path(statement: ast.stmt | None, name: str, source: Source) -> str | None:
@@ -159,6 +164,18 @@ def _stars(body: list[ast.stmt], package: str) -> Iterator[str]:
             yield _origin(statement, package)
 
 
+def _docs(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for statement in body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if isinstance(target, ast.Attribute) and target.attr == "__doc__" and isinstance(target.value, ast.Name):
+            yield target.value.id, next(_strings(statement), "")
+
+
+def _strings(statement: ast.stmt) -> Iterator[str]:
+    texts = [n for n in ast.walk(statement) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    yield from (str(n.value) for n in sorted(texts, key=lambda n: (n.lineno, n.col_offset)))
+
+
 def _origin(statement: ast.ImportFrom, package: str) -> str:
     if not statement.level:
         return statement.module or ""
@@ -173,8 +190,8 @@ def _alias(statement: ast.Import | ast.ImportFrom, name: str) -> ast.alias:
 def _member(holder: Definition, name: str) -> Definition | None:
     if not isinstance(holder.node, ast.ClassDef):
         return None
-    node = dict(_bindings(holder.node.body)).get(name)
-    return node and Definition(source=holder.source, node=node)
+    members = dict(_bindings(holder.node.body))
+    return Definition(source=holder.source, node=members[name]) if name in members else None
 
 
 def _bound(source: Source, name: str, seen: frozenset[str]) -> Definition | Source | None:

@@ -72,7 +72,7 @@ def _classes(root: str, found: Listing, folders: Mapping[str, str]) -> list[str]
         raise DataError(f"data.root={root}: '{classes[0]}' is the only class folder; add the folder of another class")
     _check_filled(root, folders["train"], sorted(set(classes) - set(_labelled(found, folders["train"]).values())))
     for split, folder in folders.items():
-        _check_known(root, split, sorted(set(_labelled(found, folder).values()) - set(classes)))
+        _check_known(root, split, folder, set(_labelled(found, folder).values()), set(classes))
     return classes
 
 
@@ -88,8 +88,11 @@ def _check_filled(root: str, folder: str, empty: Sequence[str]) -> None:
         raise DataError(f"data.root={root}: class folder '{folder}{empty[0]}' holds no image; {way_out}")
 
 
-def _check_known(root: str, split: str, unknown: Sequence[str]) -> None:
-    if unknown:
+def _check_known(root: str, split: str, folder: str, present: set[str], classes: set[str]) -> None:
+    if not present:
+        way_out = f"add some, or remove the folder to have {split} carved from train"
+        raise DataError(f"data.root={root}: '{folder}' holds no image in a class folder; {way_out}")
+    if unknown := sorted(present - classes):
         way_out = f"add images of it to train, or remove it from {split}"
         raise DataError(f"data.root={root}: {split} has a class '{unknown[0]}' that train lacks; {way_out}")
 

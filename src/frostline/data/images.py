@@ -1,66 +1,27 @@
 """What every image classification dataset shares: exact splits, exact order, batches that are ready for a network."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from frostline.batch import Batch
-from frostline.data.examples import Examples, Source
-from frostline.data.order import EpochOrder, Share, leaves_one_over, randomness_kept, seed_global_generators, stream
+from frostline.data.examples import Source
+from frostline.data.image_split import ImageSplit, as_fetched
+from frostline.data.order import EpochOrder, Share, leaves_one_over
 from frostline.data.pixels import AugmentedImages, Images, fitted
 from frostline.data.splits import Division, divide, draw_shots
 from frostline.nn.backbone import ImageInput
+from frostline.seeds import stream
 
 SPLITS = ("train", "val", "test")
-
-
-class ImageSplit(Dataset[Batch]):
-    """One split as a network takes it.
-
-    Keys are places in the split; `epoch * len(split) + place` is the same example as epoch `epoch` shows it.
-    """
-
-    def __init__(self, examples: Examples, *, pixels: Images, spec: ImageInput, seed: int | None) -> None:
-        self.examples = examples
-        self.pixels = pixels
-        self.seed = seed
-        self.mean = torch.tensor(spec.mean).view(-1, 1, 1)
-        self.std = torch.tensor(spec.std).view(-1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, key: int) -> Batch:
-        batch = self.__getitems__([key])
-        return Batch(batch.inputs[0], batch.targets[0], batch.index[0])
-
-    def __getitems__(self, keys: Sequence[int]) -> Batch:
-        """Return a whole batch: normalised float images of shape (B, 3, H, W), labels and places of shape (B,)."""
-        epochs, places = np.divmod(np.asarray(keys, dtype=np.int64), len(self))
-        rows = self.examples.rows[places].tolist()
-        pixels = torch.stack(self._fixed(rows) if self.seed is None else self._random(rows, epochs, places))
-        inputs = pixels.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
-        return Batch(inputs, torch.from_numpy(self.examples.labels[places]), torch.from_numpy(places))
-
-    def _fixed(self, rows: Iterable[int]) -> list[Tensor]:
-        return [self.pixels[row] for row in rows]
-
-    def _random(self, rows: Iterable[int], epochs: Iterable[int], places: Iterable[int]) -> list[Tensor]:
-        views = []
-        with randomness_kept():
-            for row, epoch, place in zip(rows, epochs, places, strict=True):
-                seed_global_generators(stream("augment", self.seed, epoch, place))
-                views.append(self.pixels[row])
-        return views
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -242,13 +203,8 @@ class ImageData(pl.LightningDataModule, ABC):
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=_as_fetched,
+            collate_fn=as_fetched,
             # Without a generator of its own, a loader draws from the global one and moves everything after it.
-            generator=torch.Generator().manual_seed(stream("workers", self.seed)),
+            generator=torch.Generator().manual_seed(stream(self.seed, "workers")),
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def _as_fetched(batch: Any) -> Any:
-    """Pass on what `__getitems__` returned; it is a batch already."""
-    return batch

@@ -84,7 +84,8 @@ def _unpack(archive: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _untar(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    with tarfile.open(archive, "r|*") as tar:
+    # Not as a stream, `r|*`: that takes a compressed archive cut short between two files for a whole one.
+    with tarfile.open(archive) as tar:
         for member in tar:
             if member.isdir():
                 yield member.name, None

@@ -7,17 +7,12 @@ workers load them, and wherever a run was interrupted.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-
-def stream(*words: object) -> int:
-    """Return the 64-bit seed of the random stream that `words` name."""
-    text = "/".join(map(str, words))
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+from frostline.seeds import stream
 
 
 class EpochOrder(Sampler[int]):
@@ -50,7 +45,7 @@ class EpochOrder(Sampler[int]):
         return self.count // self.world
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(stream("order", self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(stream(self.seed, f"order/{self.epoch}"))
         order = torch.randperm(self.count, generator=generator)
         share = order[: len(self) * self.world][self.rank :: self.world]
         yield from (self.epoch * self.count + share[self.batch * self.batch_size :]).tolist()
@@ -87,7 +82,7 @@ def randomness_kept() -> Iterator[None]:
 
 
 def seed_global_generators(seed: int) -> None:
-    """Seed what augmentations draw from; not `torch.manual_seed`, which would also reset the accelerators."""
+    """Seed (below 2**32) what augmentations draw from; not `torch.manual_seed`, which would also reset the accelerators."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
     torch.default_generator.manual_seed(seed)

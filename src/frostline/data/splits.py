@@ -42,7 +42,7 @@ def divide(source: Source, *, seed: int, val_fraction: float, test_fraction: flo
     pool = splits["train"]
     parts = carve(pool.labels, pool.digests, fractions=fractions, seed=seed)
     splits |= {split: pool.take(places) for split, places in parts.items()}
-    _check_content(source, splits, fractions, duplicates)
+    _check_content(source, splits, fractions)
     return Division(**splits, duplicates=duplicates)
 
 
@@ -133,19 +133,20 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
         raise DataError(f"{given} leave nothing to train on; choose fractions whose sum is below 1")
 
 
-def _check_content(
-    source: Source, splits: Mapping[str, Examples], fractions: Mapping[str, float], duplicates: Mapping[str, int]
-) -> None:
+def _check_content(source: Source, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> None:
     for split in ("test", "val"):
-        if not len(splits[split]) and split in fractions:
-            pool = f"{sum(len(splits[part]) for part in ('train', *fractions))} training examples of {source.name}"
-            way_out = f"raise data.{split}_fraction, or add examples"
-            raise DataError(f"data.{split}_fraction={fractions[split]} of {pool} leaves {split} empty; {way_out}")
         if not len(splits[split]):
-            raise DataError(
-                f"{source.name}: {split} holds no example of its own; {duplicates[split]} stand in test too"
-            )
+            raise DataError(_why_empty(split, source.name, splits, fractions))
     for name, count in splits["train"].per_class(source.classes).items():
         if not count:
             where = f"{source.name}: class '{name}' has no training example left"
             raise DataError(f"{where} once those that stand in val or test too are dropped; add examples of '{name}'")
+
+
+def _why_empty(split: str, name: str, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> str:
+    if split not in fractions:
+        way_out = f"add others, or remove {split} to have it carved from train"
+        return f"{name}: every example of {split} stands in test too; {way_out}"
+    pool = sum(len(splits[part]) for part in ("train", *fractions))
+    asked = f"data.{split}_fraction={fractions[split]} of {pool} training examples of {name}"
+    return f"{asked} leaves {split} empty; raise data.{split}_fraction, or add examples"

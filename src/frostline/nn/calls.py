@@ -1,12 +1,12 @@
-"""The order in which one forward pass calls the modules of a network, noted by hooks that are gone afterwards."""
+"""The order in which one forward pass calls the modules of a network, noted on a twin that is thrown away."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from itertools import count
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 class Calls:
@@ -17,8 +17,8 @@ class Calls:
         self.last: dict[nn.Module, int] = {}
         self.clock = count()
 
-    def note(self, module: nn.Module, _: object) -> None:
-        """Count one call; a forward pre-hook."""
+    def note(self, module: nn.Module, *_: object) -> None:
+        """Count one call of a module; the rest is what a forward pre-hook is told of the one that was called."""
         now = next(self.clock)
         self.first.setdefault(module, now)
         self.last[module] = now
@@ -33,46 +33,40 @@ class Calls:
 
 
 def watch(network: nn.Module, example: Tensor) -> Calls:
-    """Run the network once in eval mode and note its calls: on the meta device, or really where that fails.
+    """Run a twin of the network once in eval mode and note its calls: without values, or really where that fails.
+
+    Nothing that a forward pass writes, be it to a buffer or to a plain attribute, reaches the network.
 
     Args:
-        network: Any network; modes, flags, buffers and random states stay as they are.
+        network: Any network that `copy.deepcopy` can copy.
         example: Inputs that the network takes, (B, ...).
     """
     try:
-        return _watch_on(network, torch.empty_like(example, device="meta"), _copies(network, device="meta"))
+        return _watch_twin(network, _twin(network, parameter=_on_meta, buffer=_on_meta), _on_meta(example))
     except Exception:  # whatever a network does that needs values, the real run below can do or will explain
         device = next(network.parameters()).device
-        return _watch_on(network, example.to(device), _copies(network, device=device))
+        return _watch_twin(network, _twin(network, parameter=Tensor.detach, buffer=torch.clone), example.to(device))
 
 
-def _watch_on(network: nn.Module, example: Tensor, tensors: Mapping[str, Tensor]) -> Calls:
+def _on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")
+
+
+def _twin(
+    network: nn.Module, *, parameter: Callable[[Tensor], Tensor], buffer: Callable[[Tensor], Tensor]
+) -> nn.Module:
+    """Copy a network in eval mode with other tensors in it, so that its own take no memory twice."""
+    tensors: dict[int, Tensor] = {
+        id(own): nn.Parameter(parameter(own), own.requires_grad) for own in network.parameters()
+    }
+    tensors |= {id(own): buffer(own) for own in network.buffers()}
+    return deepcopy(network, dict(tensors)).eval()
+
+
+def _watch_twin(network: nn.Module, twin: nn.Module, example: Tensor) -> Calls:
     calls = Calls()
-    hooks = [module.register_forward_pre_hook(calls.note) for module in network.modules()]
-    try:
-        with _evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            functional_call(network, dict(tensors), (example,))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for module, copied in zip(network.modules(), twin.modules(), strict=True):
+        copied.register_forward_pre_hook(partial(calls.note, module))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        twin(example)
     return calls
-
-
-def _copies(network: nn.Module, *, device: torch.device | str) -> dict[str, Tensor]:
-    """Stand-ins for what the network owns, so that a forward pass cannot touch it: `.to` copies buffers that it must.
-
-    Parameters are shared where the device is the same, because eval mode only reads them.
-    """
-    parameters = {name: parameter.detach().to(device) for name, parameter in network.named_parameters()}
-    return parameters | {name: buffer.detach().to(device, copy=True) for name, buffer in network.named_buffers()}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -36,7 +36,9 @@ def test_all_1797_digits_are_there_once_with_their_pixels_and_labels() -> None:
 
 def test_seventy_fifteen_fifteen_of_every_digit() -> None:
     data = digits()
-    counts = np.array([split.examples.per_class(data.classes)[name] for name in data.classes for split in (data.val, data.test)])
+    counts = np.array(
+        [split.examples.per_class(data.classes)[name] for name in data.classes for split in (data.val, data.test)]
+    )
     totals = np.bincount(load_digits().target).repeat(2)
     assert np.abs(counts - 0.15 * totals).max() <= 0.5
 
@@ -45,7 +47,9 @@ def test_labels_are_places_in_the_users_list() -> None:
     data = digits(digits=[7, 3])
     assert data.classes == ["7", "3"]
     rows = data.train.examples.rows
-    assert torch.equal(data.train.__getitems__(range(len(rows)))[1], torch.tensor(load_digits().target[rows] == 3).long())
+    assert torch.equal(
+        data.train.__getitems__(range(len(rows)))[1], torch.tensor(load_digits().target[rows] == 3).long()
+    )
 
 
 def test_a_digit_is_in_the_same_split_whichever_others_are_chosen() -> None:

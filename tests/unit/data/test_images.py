@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transforms
+from torchvision.transforms import functional as transforms
 
 from frostline.batch import Batch
 from frostline.data.digits import Digits
@@ -46,7 +46,7 @@ def test_a_batch_is_normalised_colour_images_with_labels_and_places() -> None:
     assert batch[1].dtype == batch[2].dtype == torch.int64
     assert batch[1].tolist() == data.train.examples.labels[batch[2].numpy()].tolist()
     raw = torch.stack([data.train.pixels[int(row)] for row in data.train.examples.rows[batch[2].numpy()]])
-    scaled = transforms.to_dtype(raw, torch.float32, scale=True)
+    scaled = transforms.convert_image_dtype(raw)
     assert torch.equal(batch[0], transforms.normalize(scaled, list(SPEC.mean), list(SPEC.std)))
 
 
@@ -131,7 +131,7 @@ class Keep(pl.Callback):
 
 
 def fitted(data: Digits, *, checkpoint: str | None = None, callbacks: tuple[pl.Callback, ...] = ()) -> list:
-    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     quiet |= {"use_distributed_sampler": False, "limit_val_batches": 0, "log_every_n_steps": 1}
     witness = Witness()
     trainer = pl.Trainer(max_epochs=3, accelerator="cpu", callbacks=list(callbacks), **quiet)
@@ -205,7 +205,9 @@ def test_the_description_is_plain_and_complete() -> None:
 
 
 def test_content_is_that_of_the_whole_split_and_drawn_that_of_the_shots() -> None:
-    few, other, full = (digits(**options).describe()["splits"] for options in ({"shots": 9}, {"shots": 9, "seed": 1}, {}))
+    few, other, full = (
+        digits(**options).describe()["splits"] for options in ({"shots": 9}, {"shots": 9, "seed": 1}, {})
+    )
     assert few["train"]["content"] == other["train"]["content"] == full["train"]["content"] == full["train"]["drawn"]
     assert len({few["train"]["drawn"], other["train"]["drawn"], full["train"]["drawn"]}) == 3
     assert few["test"] == full["test"]
@@ -226,7 +228,9 @@ def test_a_batch_before_its_time_says_which_call_is_missing() -> None:
     data = Digits(seed=0)
     with pytest.raises(AssertionError, match=r"^call setup\(\) before the splits are used$"):
         data.train_dataloader()
-    with pytest.raises(AssertionError, match=r"^call expect\(\) with the network's ImageInput before the data is used$"):
+    with pytest.raises(
+        AssertionError, match=r"^call expect\(\) with the network's ImageInput before the data is used$"
+    ):
         data.setup()
 
 

@@ -176,7 +176,9 @@ def test_a_pool_too_small_to_carve_val_from() -> None:
 
 def test_a_val_that_is_all_in_test() -> None:
     given = source(train=pool(), val=examples(["a"], [0]), test=examples(["a"], [0]))
-    assert sentence_of(given) == "pets: val holds no example of its own; 1 stand in test too"
+    assert sentence_of(given) == (
+        "pets: every example of val stands in test too; add others, or remove val to have it carved from train"
+    )
 
 
 def test_a_class_whose_training_examples_all_stand_in_test() -> None:

@@ -216,6 +216,11 @@ def test_uncalled_modules_join_the_sibling_before_them_and_auxiliary_ones_the_he
     assert given == [["a", "spare"], ["b"], ["head", "aux_head"]]
 
 
+def test_only_auxiliary_children_of_the_network_itself_join_the_head():
+    inner = Chain("a b", a=linear(), aux=linear(), b=linear())
+    assert cut_chain("inner head", inner=inner, head=linear()) == [["inner.a", "inner.aux"], ["inner.b"], ["head"]]
+
+
 def test_containers_are_expanded_until_there_are_five_stages():
     wide = nn.Sequential(linear(), linear(), nn.Sequential(linear(), linear(), linear()))
     given = cut_chain("narrow wide head", narrow=nn.Sequential(linear(), linear()), wide=wide, head=linear())
@@ -334,21 +339,23 @@ def test_watching_leaves_no_trace_even_where_it_takes_a_real_forward_pass():
     network = Stateful()
     network.norm.eval()
     before, modes = {k: v.clone() for k, v in network.state_dict().items()}, [m.training for m in network.modules()]
-    random = torch.get_rng_state()
-    cut = stages(network, torch.randn(3, 4))
+    example, random = torch.randn(3, 4), torch.get_rng_state()
+    cut = stages(network, example)
     assert_lawful(network, cut)
     assert [tops(stage) for stage in cut] == [["norm", "first"], ["second"]]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert [m.training for m in network.modules()] == modes
     assert not any(m._forward_pre_hooks for m in network.modules())
-    assert torch.equal(torch.get_rng_state(), random_after_draw(random))
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
 
 
-def random_after_draw(random):
-    """The random state from before the example itself was drawn, moved on by that draw alone."""
-    torch.set_rng_state(random)
-    torch.randn(3, 4)
-    return torch.get_rng_state()
+def test_a_detector_that_keeps_tensors_to_itself_is_left_as_it_was():
+    network = models.get_model("fasterrcnn_mobilenet_v3_large_320_fpn", weights=None, weights_backbone=None)
+    cut = stages(network, torch.rand(1, 3, 64, 64))
+    assert_lawful(network, cut)
+    assert [anchors.device.type for anchors in network.rpn.anchor_generator.cell_anchors] == ["cpu"] * 3
+    assert tops(cut[-1]) == ["roi_heads.box_predictor.bbox_pred"]
 
 
 def test_an_error_of_the_network_itself_is_shown():

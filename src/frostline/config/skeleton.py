@@ -1,0 +1,73 @@
+"""The top-level keys of a config: the few that are values, and the groups that a class is chosen for."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """What `frostline pretrain` reads.
+
+    Attributes:
+        model: A network from a batch to features and a head.
+        data: The examples to train, validate and test on.
+        objective: The loss to minimise, and the metrics to report.
+        optimizer: An optimizer that waits for its parameters.
+        scheduler: A learning-rate schedule that waits for its optimizer.
+        trainer: Lightning's trainer.
+        stopping: When to stop before the last epoch.
+        tracking: Where runs are logged.
+        seed: Where every random stream of the run starts.
+        init_from: A run's id or a file whose weights are carried into the network.
+        min_coverage: The share of the backbone's parameters that `init_from` must carry.
+        experiment_name: The MLflow experiment that the run is logged to.
+    """
+
+    model: Any
+    data: Any
+    objective: Any
+    optimizer: Any
+    scheduler: Any
+    trainer: Any
+    tracking: Any
+    stopping: Any = None
+    seed: Annotated[int, Ge(0)] = 0
+    init_from: str | None = None
+    min_coverage: Fraction = 0.9
+    experiment_name: str = "frostline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Pretrain):
+    """What `frostline finetune` and `frostline plan` read.
+
+    Attributes:
+        freeze: Which stages train when.
+        regularizer: What is added to the loss.
+    """
+
+    freeze: Any
+    regularizer: Any = None
+
+
+SKELETONS: Mapping[str, type[Pretrain]] = {"pretrain": Pretrain, "finetune": Finetune}
+
+
+def groups_of(skeleton: type[Pretrain]) -> list[str]:
+    """Return the keys that a class is chosen for."""
+    return sorted(field.name for field in fields(skeleton) if field.type is Any)
+
+
+def required_groups(skeleton: type[Pretrain]) -> list[str]:
+    """Return the keys that a class must be chosen for."""
+    return sorted(field.name for field in fields(skeleton) if field.default is MISSING)
+
+
+def values_of(skeleton: type[Pretrain]) -> dict[str, Any]:
+    """Return every key with its default, `???` where there is none."""
+    return {field.name: "???" if field.default is MISSING else field.default for field in fields(skeleton)}

@@ -1,0 +1,253 @@
+"""Any layout of class folders is read the same way, and what is wrong with it is said before training."""
+
+import io
+import re
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from frostline.data.image_folder import ImageFolder
+from frostline.data.pixels import decode, fit
+from frostline.errors import DataError
+from frostline.nn.backbone import ImageInput
+
+SPEC = ImageInput(size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+SUFFIXES = ".jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp"
+
+
+def folder(root: Path, **options) -> ImageFolder:
+    data = ImageFolder(**{"seed": 0, "root": str(root), **options})
+    data.expect(SPEC)
+    data.setup()
+    return data
+
+
+def sizes(data: ImageFolder) -> tuple[int, int, int]:
+    return len(data.train), len(data.val), len(data.test)
+
+
+def test_class_folders_are_split_by_content(plant) -> None:
+    data = folder(plant({"cat": 20, "dog": 20}))
+    assert data.classes == ["cat", "dog"]
+    assert sizes(data) == (28, 6, 6)
+    names = [name for split in ("train", "val", "test") for name in data.example_ids(split)]
+    assert sorted(names) == [f"{pet}/{number:03d}.png" for pet in ("cat", "dog") for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"train": 20, "val": 3, "test": 4}, (40, 6, 8)),
+        ({"train": 20, "valid": 3, "test": 4}, (40, 6, 8)),
+        ({"train": 20, "test": 4}, (34, 6, 8)),
+        ({"train": 20, "val": 3}, (34, 6, 6)),
+        ({"train": 20}, (28, 6, 6)),
+    ],
+)
+def test_a_folder_per_split_is_kept_and_what_lacks_is_carved_from_train(plant, counts, expected) -> None:
+    data = folder(plant({f"{split}/{pet}": count for split, count in counts.items() for pet in ("cat", "dog")}))
+    assert sizes(data) == expected
+    assert all(name.startswith("train/") for name in data.example_ids("train"))
+
+
+def test_a_class_may_be_called_train(plant) -> None:
+    assert folder(plant({"bus": 10, "train": 10})).classes == ["bus", "train"]
+
+
+def test_classes_are_found_below_a_wrapping_folder_and_images_below_their_class(plant) -> None:
+    data = folder(plant({"pets/v1/cat/indoors": 10, "pets/v1/cat/outdoors": 10, "pets/v1/dog": 20}))
+    assert data.classes == ["cat", "dog"]
+    assert sum(sizes(data)) == 40
+
+
+def test_pixels_and_labels_are_those_of_the_file(plant) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    data = folder(root)
+    for place, name in enumerate(data.example_ids("train")):
+        inputs, target, index = data.train[place]
+        assert torch.equal(inputs, fit(decode((root / name).read_bytes()), size=8) / 255)
+        assert (data.classes[target], index) == (name.split("/")[0], place)
+
+
+def packed_tar(root: Path, archive: Path) -> Path:
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(root, "pics")
+    return archive
+
+
+def packed_zip(root: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in root.rglob("*"):
+            packed.write(path, Path("pics") / path.relative_to(root))
+    return archive
+
+
+@pytest.mark.parametrize(("pack", "name"), [(packed_tar, "pics.tar.gz"), (packed_zip, "pics.zip")])
+def test_an_archive_is_the_folder_that_was_packed(plant, tmp_path, pack, name) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    opened, closed = folder(root), folder(pack(root, tmp_path / name))
+    assert opened.fingerprint() == closed.fingerprint()
+    assert torch.equal(opened.train[3][0], closed.train[3][0])
+    assert [f"pics/{name}" for name in opened.example_ids("test")] == closed.example_ids("test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pics", name]
+
+
+def test_new_names_change_neither_splits_nor_shots(plant, tmp_path) -> None:
+    root = plant({"cat": 20, "dog": 20})
+    renamed = tmp_path / "renamed"
+    for path in root.rglob("*.png"):
+        target = renamed / path.parent.name / f"{999 - int(path.stem)}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    one, other = folder(root, shots=4), folder(renamed, shots=4)
+    assert one.fingerprint() == other.fingerprint()
+    assert one.example_ids("train") != other.example_ids("train")
+
+
+def test_a_planted_copy_of_a_test_image_leaves_train(plant) -> None:
+    root = plant({f"{split}/{pet}": 8 for split in ("train", "val", "test") for pet in ("cat", "dog")})
+    shutil.copy(root / "test/cat/000.png", root / "train/cat/copy.png")
+    shutil.copy(root / "test/dog/001.png", root / "val/dog/copy.png")
+    shutil.copy(root / "val/cat/002.png", root / "train/cat/other.png")
+    data = folder(root)
+    assert sizes(data) == (16, 16, 16)
+    assert data.describe()["duplicates_removed"] == {"test": 0, "val": 1, "train": 2}
+
+
+def test_other_files_and_hidden_ones_are_passed_over_and_counted(plant) -> None:
+    root = plant({"cat": 10, "dog": 10, ".ipynb_checkpoints": 3})
+    (root / "cat/notes.txt").write_text("purrs")
+    (root / "labels.csv").write_text("a,b")
+    (root / "dog/.DS_Store").write_text("")
+    shutil.copy(root / "cat/000.png", root / "cover.png")
+    data = folder(root)
+    assert data.classes == ["cat", "dog"]
+    assert sum(sizes(data)) == 20
+    assert data.describe()["ignored_files"] == 3
+
+
+def test_augmentation_cuts_out_of_the_whole_image_the_same_way_with_any_number_of_workers(plant) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    alone, helped = (list(folder(root, augment=True, num_workers=n, batch_size=4).train_dataloader()) for n in (0, 2))
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(alone, helped, strict=True))
+    assert alone[0][0].shape == (4, 3, 8, 8)
+    data, plain = folder(root, augment=True), folder(root)
+    views = [data.train.__getitems__([epoch * len(data.train)])[0] for epoch in range(5)]
+    assert len({view.numpy().tobytes() for view in views}) == 5
+    assert not any(torch.equal(view[0], plain.train[0][0]) for view in views)
+
+
+def test_a_source_is_read_once_per_process(plant) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    folder(root)
+    for path in root.rglob("*.png"):
+        path.touch()
+    assert folder(root, seed=1).source() is folder(root, batch_size=2).source()
+
+
+def sentence_of(root: Path | str, **options) -> str:
+    with pytest.raises(DataError) as caught:
+        folder(Path(root), **options)
+    return str(caught.value)
+
+
+def test_a_missing_folder_names_its_nearest_neighbour(plant) -> None:
+    root = plant({"cat": 1})
+    assert sentence_of(root.with_name("pisc")) == (
+        f"data.root={root.with_name('pisc')}: no such file or folder; did you mean '{root}'?"
+    )
+    assert sentence_of(root / "dgo" / "deep") == (
+        f"data.root={root}/dgo/deep: no such file or folder; '{root}' has no 'dgo'"
+    )
+
+
+def test_no_class_folders(plant) -> None:
+    root = plant({".": 3})
+    assert sentence_of(root) == (
+        f"data.root={root}: there is no folder per class; "
+        "put the images of each class into a folder of its own, there or below train/"
+    )
+
+
+def test_one_class_only(plant) -> None:
+    root = plant({"cat": 3})
+    assert sentence_of(root) == f"data.root={root}: 'cat' is the only class folder; add the folder of another class"
+
+
+def test_an_empty_class(plant) -> None:
+    root = plant({"train/cat": 3, "train/dog": 0, "val/dog": 2})
+    assert sentence_of(root) == (
+        f"data.root={root}: class folder 'train/dog' holds no image; add some ({SUFFIXES}), or remove the folder"
+    )
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_class_that_train_lacks(plant, split: str) -> None:
+    root = plant({"train/cat": 3, "train/dog": 3, f"{split}/bird": 1})
+    assert sentence_of(root) == (
+        f"data.root={root}: {split} has a class 'bird' that train lacks; "
+        f"add images of it to train, or remove it from {split}"
+    )
+
+
+def test_a_val_folder_without_images(plant) -> None:
+    root = plant({"train/cat": 10, "train/dog": 10, "val/cat": 0, "val/dog": 0})
+    assert sentence_of(root) == (
+        f"data.root={root}: 'val/' holds no image in a class folder; "
+        "add some, or remove the folder to have val carved from train"
+    )
+
+
+def test_too_few_to_carve_val(plant) -> None:
+    root = plant({"train/cat": 3, "train/dog": 3, "test/cat": 1})
+    assert sentence_of(root) == (
+        f"data.val_fraction=0.15 of 6 training examples of {root} leaves val empty; "
+        "raise data.val_fraction, or add examples"
+    )
+
+
+def test_broken_images_are_named_up_to_five(plant) -> None:
+    root = plant({"cat": 8, "dog": 3})
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    (root / "dog/cut.jpg").write_bytes(buffer.getvalue()[:-2000])
+    reason = r"image file is truncated \(\d+ bytes not processed\)"
+    way_out = "replace or remove what is broken"
+    assert re.fullmatch(
+        rf"data\.root={re.escape(str(root))}: cannot read 'dog/cut\.jpg' \({reason}\); {way_out}", sentence_of(root)
+    )
+    for number in range(6):
+        (root / f"cat/{number:03d}.png").write_text("no image")
+    five = ", ".join(f"'cat/{number:03d}.png' (not an image)" for number in range(5))
+    renamed = root.rename(root.with_name("more"))
+    assert sentence_of(renamed) == (
+        f"data.root={renamed}: cannot read {five} and 2 more; replace or remove what is broken"
+    )
+
+
+def test_a_file_that_is_no_archive(tmp_path) -> None:
+    file = tmp_path / "pics.rar"
+    file.write_text("not packed")
+    assert sentence_of(file) == (
+        f"data.root={file}: the file is no archive; give a folder, a .tar, a .tar.gz or a .zip"
+    )
+
+
+@pytest.mark.parametrize("missing", [100, 1000, 3000, 5000])
+def test_an_archive_cut_short_among_its_images(plant, tmp_path, missing: int) -> None:
+    archive = packed_tar(plant({"cat": 10, "dog": 10}), tmp_path / "pics.tar.gz")
+    archive.write_bytes(archive.read_bytes()[:-missing])
+    reason = "Compressed file ended before the end-of-stream marker was reached"
+    assert sentence_of(archive) == f"data.root={archive}: the archive is damaged ({reason}); get it again"
+
+
+def test_shots_beyond_the_smallest_class(plant) -> None:
+    assert sentence_of(plant({"cat": 20, "dog": 10}), shots=8) == (
+        "data.shots=8: class 'dog' has 6 training examples; choose at most 6, or add examples of 'dog'"
+    )

@@ -1,0 +1,114 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from frostline.errors import WeightsError
+from frostline.nn.weights import read_weights
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1, 2], dtype=torch.int64)}
+
+
+def assert_read(path: Path) -> None:
+    read = read_weights(path)
+    assert read.keys() == WEIGHTS.keys()
+    assert all(torch.equal(read[name], weight) and read[name].dtype == weight.dtype for name, weight in WEIGHTS.items())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".bin", ".ckpt"])
+def test_pickles_are_read_under_any_usual_ending(tmp_path, suffix):
+    torch.save(WEIGHTS, path := tmp_path / f"weights{suffix}")
+    assert_read(path)
+
+
+def test_safetensors_are_read(tmp_path):
+    save_file(WEIGHTS, path := tmp_path / "weights.safetensors")
+    assert_read(path)
+
+
+def test_the_old_pickle_format_is_read(tmp_path):
+    torch.save(WEIGHTS, path := tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
+    assert_read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": WEIGHTS, "best_prec1": 91.7},
+        {"model": WEIGHTS, "optimizer": {"state": {}}},
+        {"epoch": 3, "model_state_dict": WEIGHTS},
+        {"model": {"state_dict": WEIGHTS}},
+        {"pytorch-lightning_version": "2.6.6", "state_dict": WEIGHTS, "hyper_parameters": {"lr": 0.1}, "callbacks": {}},
+        WEIGHTS | {"extra": "text"},
+    ],
+    ids=["state_dict", "model", "model_state_dict", "nested", "lightning", "beside other things"],
+)
+def test_wrapped_weights_are_unwrapped(tmp_path, content):
+    torch.save(content, path := tmp_path / "weights.pt")
+    assert_read(path)
+
+
+def test_versions_that_torch_keeps_beside_weights_survive(tmp_path):
+    torch.save({"state_dict": nn.BatchNorm1d(2).state_dict()}, path := tmp_path / "weights.pt")
+    assert read_weights(path)._metadata[""]["version"] == 2
+
+
+def message(path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        read_weights(path)
+    return str(caught.value)
+
+
+def test_a_missing_file_is_told_with_the_nearest_name(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "resnet20-12fca82f.th")
+    path = tmp_path / "resnet20-12fca82.th"
+    assert message(path) == f"There is no file {path}; did you mean 'resnet20-12fca82f.th'?"
+    assert message(tmp_path / "no" / "folder.pt") == f"There is no file {tmp_path}/no/folder.pt."
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("evil"),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("content", [{"state_dict": WEIGHTS, "args": Evil()}, nn.Linear(2, 2)], ids=["code", "module"])
+def test_a_file_that_needs_code_is_refused_and_runs_none(tmp_path, monkeypatch, content, zipped):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, path := tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
+    assert message(path) == (
+        f"{path} needs to run code to be read, which is refused; save its state_dict alone: "
+        "torch.save(network.state_dict(), FILE)."
+    )
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_told_with_its_size(tmp_path, suffix, share):
+    path = tmp_path / f"weights{suffix}"
+    torch.save(WEIGHTS, path) if suffix == ".pt" else save_file(WEIGHTS, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    size = int(len(whole) * share)
+    assert message(path) == f"{path} is truncated or not a file of weights ({size} bytes); copy or download it again."
+
+
+@pytest.mark.parametrize("content", [b"<html>404</html>", bytes(range(256)), b"\x80\x02}q\x00."])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    (path := tmp_path / "weights.pth").write_bytes(content)
+    assert re.search(r"is truncated or not a file of weights \(\d+ bytes\)|holds no weights", message(path))
+
+
+def test_an_unknown_ending_and_an_empty_dictionary_are_told(tmp_path):
+    (path := tmp_path / "weights.zip").touch()
+    assert message(path) == (
+        f"{path} does not end as a file of weights does: .safetensors, .pt, .pth, .th, .bin, .ckpt."
+    )
+    torch.save({"epoch": 3}, path := tmp_path / "weights.pt")
+    assert message(path) == (
+        f"{path} holds no weights by name; save a state_dict: torch.save(network.state_dict(), FILE)."
+    )
