@@ -42,6 +42,13 @@ from frostline.seeds import stream
 
 Verb = Literal["pretrain", "finetune"]
 WEIGHTS = "weights.safetensors"
+REMARKS = (
+    ".*does not have many workers.*",  # small data are loaded faster without
+    ".*smaller than the logging interval.*",  # metrics are logged by the epoch
+    ".*in eval mode at the start of training.*",  # the engine sets every mode
+    ".*LeafSpec.*",  # Lightning's own use of a deprecated name of torch
+)
+"""Lightning's remarks, as patterns, on what is chosen on purpose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,8 +353,8 @@ def _quiet() -> Iterator[None]:
     """Silence what Lightning says of choices that were made on purpose."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        for choice in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*"):
-            warnings.filterwarnings("ignore", choice)
+        for remark in REMARKS:
+            warnings.filterwarnings("ignore", remark)
         yield
 
 

@@ -68,7 +68,7 @@ class Question:
     @property
     def alpha(self) -> float:
         """The p-value under which a test rejects."""
-        return round(1 - self.confidence, 12)
+        return 1 - self.confidence
 
     @property
     def sign(self) -> int:

@@ -199,5 +199,8 @@ def _row(tag: str, texts: Sequence[str], headings: Sequence[str], *, verdict: st
 
 def _write_whole(path: Path, text: str) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    return part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        return part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

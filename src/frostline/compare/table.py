@@ -149,8 +149,9 @@ def _short(value: float | None) -> str:
     """Write a count with three digits and a suffix: 45.6M, 7.89T."""
     if value is None:
         return "–"
-    power = min(6, max(0, math.floor(math.log10(value) / 3))) if value > 0 else 0
-    return f"{value / 1000**power:.4g}"[:4].rstrip(".") + " kMGTPE"[power].strip()
+    rounded = float(f"{value:.3g}")
+    power = min(6, max(0, math.floor(math.log10(rounded) / 3))) if rounded > 0 else 0
+    return f"{rounded / 1000**power:.3g}{' kMGTPE'[power].strip()}"
 
 
 def _extremes(result: ArmResult) -> dict[str, float | None]:

@@ -51,17 +51,19 @@ def _absence(path: str) -> str | None:
     if len(parts) < 2:
         return f"'{path}' is not the dotted path of a class or function"
     if source_of(parts[0]) is None:
-        return f"there is no module '{parts[0]}'{_suggestion(parts[0], {module.name for module in pkgutil.iter_modules()})}"
+        installed = {module.name for module in pkgutil.iter_modules()}
+        return f"there is no module '{parts[0]}'{_suggestion(parts[0], installed)}"
     for end in range(1, len(parts)):
         holder, name = locate(".".join(parts[:end])), parts[end]
         if locate(".".join(parts[: end + 1])) is None:
-            complete = isinstance(holder, Source) and _is_complete(holder)
-            return _no_such(holder, name) if complete and isinstance(holder, Source) else None
+            return _no_such(holder, name) if isinstance(holder, Source) and _lacks(holder, name) else None
     return None
 
 
-def _is_complete(source: Source) -> bool:
-    return source.complete and all((below := source_of(star)) and _is_complete(below) for star in source.stars)
+def _lacks(source: Source, name: str) -> bool:
+    """Whether a module surely has no such name."""
+    below = [source_of(star) for star in source.stars]
+    return source.complete and name not in source.bindings and all(star and _lacks(star, name) for star in below)
 
 
 def _no_such(source: Source, name: str) -> str:
@@ -92,5 +94,5 @@ def _function(holder: Any, names: list[str]) -> Any:
             raise TargetError(f"{holder.__name__} has no '{name}'{_suggestion(name, set(dir(holder)))}")
         holder = getattr(holder, name)
     if not callable(holder):
-        raise TargetError(f"{'.'.join(names)} is not a class or function")
+        raise TargetError(f"'{names[-1]}' is not a class or function")
     return holder

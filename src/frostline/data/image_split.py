@@ -40,18 +40,18 @@ class ImageSplit(Dataset[Batch]):
         """Return a whole batch: normalised float images of shape (B, 3, H, W), labels and places of shape (B,)."""
         epochs, places = np.divmod(np.asarray(keys, dtype=np.int64), len(self))
         rows = self.examples.rows[places].tolist()
-        pixels = torch.stack(self._fixed(rows) if self.seed is None else self._random(rows, epochs, places))
+        pixels = torch.stack(self._fixed(rows) if self.seed is None else self._random(self.seed, rows, epochs, places))
         inputs = pixels.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
         return Batch(inputs, torch.from_numpy(self.examples.labels[places]), torch.from_numpy(places))
 
     def _fixed(self, rows: Iterable[int]) -> list[Tensor]:
         return [self.pixels[row] for row in rows]
 
-    def _random(self, rows: Iterable[int], epochs: Iterable[int], places: Iterable[int]) -> list[Tensor]:
+    def _random(self, seed: int, rows: Iterable[int], epochs: Iterable[int], places: Iterable[int]) -> list[Tensor]:
         views = []
         with randomness_kept():
             for row, epoch, place in zip(rows, epochs, places, strict=True):
-                seed_global_generators(stream(self.seed, f"augment/{epoch}/{place}"))
+                seed_global_generators(stream(seed, f"augment/{epoch}/{place}"))
                 views.append(self.pixels[row])
         return views
 

@@ -82,7 +82,7 @@ def randomness_kept() -> Iterator[None]:
 
 
 def seed_global_generators(seed: int) -> None:
-    """Seed (below 2**32) what augmentations draw from; not `torch.manual_seed`, which would also reset the accelerators."""
+    """Seed (below 2**32) what augmentations draw from; `torch.manual_seed` would also reset the accelerators."""
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
