@@ -1,13 +1,12 @@
 """Build what a checked config names; the only place that calls Hydra's `instantiate`."""
 
 import functools
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import hydra.utils
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.errors import IntegrityError, RequestError
@@ -27,7 +26,7 @@ def build(node: Any, *, key: str = "", **arguments: Any) -> Any:
     if node is None:
         return None
     with as_request(key or _key_of(node)):
-        make = instantiate(node, _convert_="all", _partial_=True, **_whitelist(node))
+        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True, **_whitelist(node))
         bound = functools.partial(make.func, *make.args, **make.keywords | arguments)
         return bound if node.get("_partial_") else bound()
 
@@ -68,19 +67,8 @@ def _key_of(node: Any) -> str:
 
 def _whitelist(node: Any) -> dict[str, Any]:
     """Allow the targets that the checked config names, where the installed Hydra (1.4 on) asks for a list of them."""
-    if not _hydra_asks():
-        return {}
-    return {"_execution_whitelist_": tuple(sorted(_targets(node)))}
-
-
-@functools.cache
-def _hydra_asks() -> bool:
-    import hydra.utils
-
-    return (
-        hasattr(hydra.utils, "execution_whitelist")
-        or "_execution_whitelist_" in inspect.signature(instantiate).parameters
-    )
+    asked = hasattr(hydra.utils, "execution_whitelist")
+    return {"_execution_whitelist_": tuple(sorted(_targets(node)))} if asked else {}
 
 
 def _targets(node: Any) -> Iterator[str]:

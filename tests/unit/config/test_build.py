@@ -1,6 +1,7 @@
 import functools
 
 import config_targets
+import hydra.utils
 import pytest
 from omegaconf import OmegaConf
 
@@ -74,3 +75,16 @@ def test_a_fault_of_the_program_is_no_request() -> None:
 def test_a_sentence_of_our_own_stays_as_it_is() -> None:
     with pytest.raises(DataError, match=r"^data.root: no images$"), as_request("data"):
         raise DataError("data.root: no images")
+
+
+def test_a_hydra_that_asks_is_told_what_it_may_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def instantiate(config: object, **options: object) -> object:
+        asked.update(options)
+        return functools.partial(config_targets.Nothing)
+
+    monkeypatch.setattr(hydra.utils, "execution_whitelist", None, raising=False)
+    monkeypatch.setattr(hydra.utils, "instantiate", instantiate)
+    build(node("Plain", width=node("Base", first=1), name=[node("Nothing")]))
+    assert asked["_execution_whitelist_"] == ("config_targets.Base", "config_targets.Nothing", "config_targets.Plain")

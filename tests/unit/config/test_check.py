@@ -33,7 +33,7 @@ def test_nothing_to_say() -> None:
         ("Derived", {"first": 1, "third": {"a": "b"}}, ["x.third.a: should be a valid integer, got 'b'"]),
         ("Derived", {"first": 1, "third": [1]}, ["x.third: should be a mapping, got [1]"]),
         ("Qualified", {"path": "a", "items": []}, ["x.items: should have at least 1 item, got []"]),
-        ("Qualified", {"path": 1, "items": ["a"]}, ["x.path: should be a valid path, got 1"]),
+        ("Qualified", {"path": 1, "items": ["a"]}, ["x.path: should be a valid string, got 1"]),
         ("Qualified", {"path": "a", "items": ["a", 1]}, ["x.items.1: should be a valid string, got 1"]),
         ("Qualified", {"path": "a", "items": ["a"], "sizes": [1]}, ["x.sizes: should have more items, got [1]"]),
         (
