@@ -1,26 +1,12 @@
-"""What all tests share: a small network with every kind of layer that freezing can get wrong, and data for it."""
+"""What all tests share."""
 
-import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from frostline.batch import Batch
-from frostline.engine import Freezing
-from frostline.freeze.strategy import Strategy
-from frostline.modules import FineTuning
-from frostline.nn.stages import stages
-from frostline.objectives.classification import Classification
-from frostline.optim.partition import partition
-from frostline.optim.schedules import constant
-from frostline.plan import Plan
 from frostline.run import REMARKS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,95 +19,6 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data of $FROSTLINE_SHARED ({folder}) are not here")
     return folder
-
-
-class Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.norm = nn.BatchNorm2d(width)
-        self.drop = nn.Dropout(0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(torch.relu(self.norm(self.conv(x)))) + x
-
-
-class Toy(nn.Module):
-    """Convolutions, batch normalisation, dropout: stem, body1 to body3, head."""
-
-    def __init__(self, width: int = 4, classes: int = 3) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        self.first, self.second, self.third = (Block(width) for _ in range(3))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.conv(x)))
-        x = self.third(self.second(self.first(x)))
-        return self.fc(self.pool(x).flatten(1))
-
-
-class Examples(Dataset[Batch]):
-    """Sixteen small images in three classes, with statistics far from those a fresh BatchNorm has stored."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.inputs = torch.randn(16, 3, 6, 6, generator=generator) * 2 + 5
-        self.targets = torch.arange(16) % 3
-
-    def __len__(self) -> int:
-        return 16
-
-    def __getitem__(self, index: int) -> Batch:
-        return Batch(self.inputs[index], self.targets[index], torch.tensor(index))
-
-
-class ToyData(pl.LightningDataModule):
-    """The same examples for training and validation, in a fixed order."""
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(Examples(), batch_size=8, generator=torch.Generator())  # leaves the global one alone
-
-    val_dataloader = train_dataloader
-
-
-class Rig:
-    """A toy network under a strategy, ready for Lightning."""
-
-    def __init__(self, strategy: Strategy, *, epochs: int, optimizer: Callable, network: nn.Module | None = None) -> None:
-        torch.manual_seed(0)
-        self.network = network or Toy()
-        self.stages = stages(self.network, Examples().inputs[:2])
-        self.plan = Plan(strategy=strategy, stages=self.stages, groups=partition(self.stages), epochs=epochs)
-        self.freezing = Freezing(self.network, self.plan)
-        self.module = FineTuning(
-            self.network,
-            Classification(),
-            regularizer=None,
-            groups=self.plan.groups,
-            optimizer=optimizer,
-            scheduler=constant,
-            classes=3,
-        )
-
-    def fit(self, *callbacks: pl.Callback, **trainer: object) -> pl.Trainer:
-        options = {
-            "max_epochs": self.plan.epochs,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        }
-        runner = pl.Trainer(**(options | trainer), callbacks=[self.freezing, *callbacks])
-        runner.fit(self.module, datamodule=ToyData())
-        return runner
-
-
-SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
-ADAMW = functools.partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ class Batch(NamedTuple):
     Attributes:
         inputs: What the network takes; images are float tensors of shape (B, C, H, W), normalised.
         targets: What the objective compares with; class indices are int64 of shape (B,).
-        index: The examples' places in their split, int64 of shape (B,).
+        places: The examples' places in their split, int64 of shape (B,).
     """
 
     inputs: Any
     targets: Any
-    index: Tensor
+    places: Tensor

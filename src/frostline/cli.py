@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from frostline.errors import RequestError
@@ -34,6 +35,7 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
+    sys.path.insert(0, str(Path.cwd()))  # a user's own classes, named by `_target_`, as with `python -m`
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = _dispatch(sys.argv[1:])
@@ -93,8 +95,10 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
     import hydra
 
     register()
-    sys.argv = [sys.argv[0], *flags, *overrides_for_hydra(verb, overrides)]
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+    with TemporaryDirectory() as folder:  # Hydra writes a multirun.yaml; MLflow holds the configs of all runs
+        where = [f"hydra.sweep.dir={folder}"] if sweep else []
+        sys.argv = [sys.argv[0], *flags, *overrides_for_hydra(verb, overrides), *where]
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
     return 0
 
 

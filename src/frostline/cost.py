@@ -57,7 +57,7 @@ class Meter(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Add the step to the bill."""
-        examples = len(batch.index)
+        examples = len(batch.places)
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._per_example = self._counter.get_total_flops() / examples

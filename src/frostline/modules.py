@@ -57,7 +57,7 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
         loss = self._objective.loss(self.network(batch.inputs), batch)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.index), sync_dist=True)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True)
         return loss + self.penalty()
 
     def penalty(self) -> Tensor | float:
@@ -71,7 +71,7 @@ class Training(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch of the test split and keep what was predicted."""
         outputs = self._evaluate(batch, "test")
-        rows = {"index": batch.index} | self._objective.predictions(outputs, batch)
+        rows = {"place": batch.places} | self._objective.predictions(outputs, batch)
         self.predictions.append({name: column.cpu() for name, column in rows.items()})
 
     def _evaluate(self, batch: Batch, split: str) -> Any:
@@ -79,7 +79,7 @@ class Training(pl.LightningModule):
         metrics = self.val_metrics if split == "val" else self.test_metrics
         self._objective.measure(metrics, outputs, batch)
         loss = self._objective.loss(outputs, batch)
-        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.index), sync_dist=True)
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True)
         return outputs
 
     def on_validation_epoch_end(self) -> None:

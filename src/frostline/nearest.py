@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from os.path import commonprefix
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -9,9 +10,18 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
     >>> did_you_mean("evry", ["every", "norm_stats"])
     "did you mean 'every'?"
+    >>> did_you_mean("resnet21", ["resnet32", "resnet20", "resnet110"])
+    "did you mean 'resnet20'?"
     >>> did_you_mean("zzz", ["stem", "head"])
     'there are head, stem'
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names)}"
+    close = difflib.get_close_matches(name, names, n=5)
+    if not close:
+        return f"there are {', '.join(names)}"
+    return f"did you mean '{max(close, key=lambda other: _likeness(name, other))}'?"
+
+
+def _likeness(name: str, other: str) -> tuple[float, int]:
+    """Among names that are equally near, prefer the one that begins alike: people seldom miss the first letters."""
+    return round(difflib.SequenceMatcher(None, other, name).ratio(), 6), len(commonprefix([name, other]))

@@ -210,7 +210,7 @@ def _keep_checkpoint(record: RunRecord, folder: Path) -> None:
 
 def _display(cfg: DictConfig) -> dict[str, bool]:
     """Show a progress bar to a person, none to a file, unless the config says which."""
-    return {} if "enable_progress_bar" in cfg.trainer else {"enable_progress_bar": sys.stderr.isatty()}
+    return {} if cfg.trainer.get("enable_progress_bar") is not None else {"enable_progress_bar": sys.stderr.isatty()}
 
 
 def _record_request(prepared: Prepared, record: RunRecord) -> None:
@@ -334,7 +334,7 @@ def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, classes
 def _pairing(data: ImageData, head: Stage) -> str:
     """Hash what every arm of a comparison must share: the first training batch, and the head as it was drawn."""
     first = next(iter(data.train_dataloader()))
-    tensors = [first.inputs, first.targets, first.index, *head.parameters.values()]
+    tensors = [first.inputs, first.targets, first.places, *head.parameters.values()]
     return hashlib.blake2b("".join(digest(t) for t in tensors).encode(), digest_size=16).hexdigest()
 
 

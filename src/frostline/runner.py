@@ -77,8 +77,8 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         parent.text("study.yaml", yaml.safe_dump(asdict(study), sort_keys=False))
         if source is not None:
             _start_from(arms, _pretrained(source, store, parent.run_id, name, display))
-        for arm in arms.values():
-            prepare(_seeded(arm, study.seeds[0]), "finetune", store)  # a wrong request is found before the first run
+        for cfg in arms.values():
+            prepare(_seeded(cfg, study.seeds[0]), "finetune", store)  # a wrong request is found before the first run
         for arm, seed in _order(study):
             _fill(study, progress, arms[arm], arm, seed, store, parent, name, display)
         progress.seconds = perf_counter() - begun

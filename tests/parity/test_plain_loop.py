@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import SGD, Examples, Rig, Toy
+from rigs import SGD, Examples, Rig, Toy
 from torch import nn
 from torch.nn.functional import cross_entropy
 

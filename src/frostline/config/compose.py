@@ -23,22 +23,21 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from frostline.config.check import join, problems
 from frostline.config.effective import flatten
 from frostline.config.overrides import expand_sweep, overrides_for_hydra, review
-from frostline.config.signature import describe
 from frostline.config.skeleton import SKELETONS, Pretrain, groups_of, required_groups, values_of
-from frostline.config.vocabulary import conf_dir, groups, options, user_conf
+from frostline.config.vocabulary import conf_dir, groups, options, summary, user_conf
 from frostline.errors import ConfigError
 from frostline.nearest import did_you_mean
 
 __all__ = [
     "compose",
     "conf_dir",
-    "describe",
     "expand_sweep",
     "groups",
     "options",
     "overrides_for_hydra",
     "primary",
     "register",
+    "summary",
 ]
 
 _COMPOSING = (HydraException, OmegaConfBaseException, yaml.YAMLError)

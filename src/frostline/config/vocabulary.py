@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import yaml
+
 import frostline
+from frostline.config.signature import describe
 
 _PACKAGE = Path(frostline.__file__).resolve().parent
 
@@ -28,6 +31,13 @@ def folders(*more: Path) -> list[Path]:
 def groups(*more: Path) -> list[str]:
     """Return the groups that an option can be chosen for, the user's included."""
     return sorted({file.relative_to(top).parts[0] for top in folders(*more) for file in top.glob("*/**/*.yaml")})
+
+
+def summary(group: str, option: str) -> str:
+    """Return the first line of what the class of an option says of itself, or nothing where it names no class."""
+    file = next(file for top in folders() if (file := top / group / f"{option}.yaml").is_file())
+    target = (yaml.safe_load(file.read_text()) or {}).get("_target_")
+    return describe(target) if target else ""
 
 
 def options(group: str, *more: Path) -> list[str]:

@@ -34,7 +34,7 @@ class ImageSplit(Dataset[Batch]):
 
     def __getitem__(self, key: int) -> Batch:
         batch = self.__getitems__([key])
-        return Batch(batch.inputs[0], batch.targets[0], batch.index[0])
+        return Batch(batch.inputs[0], batch.targets[0], batch.places[0])
 
     def __getitems__(self, keys: Sequence[int]) -> Batch:
         """Return a whole batch: normalised float images of shape (B, 3, H, W), labels and places of shape (B,)."""

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import Examples, Toy
+from rigs import Examples, Toy
 from torch import nn
 
 from frostline.nn.stages import stages
