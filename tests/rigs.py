@@ -74,7 +74,9 @@ class ToyData(pl.LightningDataModule):
 class Rig:
     """A toy network under a strategy, ready for Lightning."""
 
-    def __init__(self, strategy: Strategy, *, epochs: int, optimizer: Callable, network: nn.Module | None = None) -> None:
+    def __init__(
+        self, strategy: Strategy, *, epochs: int, optimizer: Callable, network: nn.Module | None = None
+    ) -> None:
         torch.manual_seed(0)
         self.network = network or Toy()
         self.stages = stages(self.network, Examples().inputs[:2])

@@ -154,8 +154,8 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
     from rich.console import Console
 
     from frostline.compare.comparison import compare
+    from frostline.compare.publish import publish
     from frostline.compare.recorded import recorded
-    from frostline.compare.report import write
     from frostline.compare.table import rich_table
 
     found = recorded(store, study)
@@ -164,7 +164,7 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
     console.print(rich_table(comparison))
     for line in [comparison.verdict, *comparison.problems]:
         console.print(line, highlight=False)
-    paths = write(comparison, out, footer=found.footer)
+    paths = publish(comparison, found.runs, out, footer=found.footer)
     print("written: " + " ".join(str(path) for path in paths))
     print("every run, its plan and its audit: make ui (or: mlflow ui --backend-store-uri sqlite:///mlflow.db)")
 

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -30,6 +31,7 @@ class Meter(Callback):
         self._plan = plan
         self._phase: Phase | None = None
         self._counter: FlopCounterMode | None = None
+        self._counting = ExitStack()
         self._per_example = 0.0
         self._flops = 0.0
         self._steps: list[float] = []
@@ -43,14 +45,15 @@ class Meter(Callback):
         _reset_peak_memory()
         self._begun = perf_counter()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Count the FLOPs of this step if it is the first of its phase, else take its time."""
         phase = self._plan.phase(trainer.current_epoch)
         if phase is not self._phase:
             self._phase = phase
             self._trainable = max(self._trainable, self._plan.trainable(phase))
-            self._counter = FlopCounterMode(display=False)
-            self._counter.__enter__()
+            self._counter = self._counting.enter_context(FlopCounterMode(display=False))
         self._step_begun = perf_counter()
 
     def on_train_batch_end(
@@ -59,7 +62,7 @@ class Meter(Callback):
         """Add the step to the bill."""
         examples = len(batch.places)
         if self._counter is not None:
-            self._counter.__exit__(None, None, None)
+            self._counting.close()
             self._per_example = self._counter.get_total_flops() / examples
             self._counter = None
         else:
@@ -72,9 +75,8 @@ class Meter(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave torch's counting mode, which is global, if a step broke off."""
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            self._counter = None
+        self._counting.close()
+        self._counter = None
 
     def metrics(self) -> dict[str, float]:
         """Return the bill, by the names under which MLflow keeps it."""

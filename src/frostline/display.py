@@ -38,7 +38,9 @@ class StudyDisplay:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def begin(self, name: str) -> Callback:
@@ -62,7 +64,9 @@ class StudyDisplay:
             self._current = None
         left = self._left()
         self._bars.update(self._all, completed=self._done, note=left)
-        self._console.print(f"[{self._done:{len(str(self._runs))}}/{self._runs}] {line}  {left}", markup=False, highlight=False)
+        self._console.print(
+            f"[{self._done:{len(str(self._runs))}}/{self._runs}] {line}  {left}", markup=False, highlight=False
+        )
 
     def _left(self) -> str:
         """Estimate the time left from the runs trained so far."""

@@ -57,6 +57,8 @@ class Freezing(Callback):
             self._apply(phase, trainer.optimizers)
             self._phase, self._before = phase, self._digests(phase)
         self._set_modes()
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(self._rates(trainer.optimizers), step=trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the modes back that validation has changed."""
@@ -87,15 +89,27 @@ class Freezing(Callback):
             group["scheduled_lr"] = group["lr"]
             group["lr"] = group["lr"] * (self._scales[group["name"]] or 1.0)
 
+    def _rates(self, optimizers: list[Optimizer]) -> dict[str, float]:
+        """Return the learning rate of each stage now, the highest of its groups; 0 is frozen."""
+        rates = {f"lr/{group.stage.name}": 0.0 for group in self._plan.groups}
+        for options in (options for optimizer in optimizers for options in optimizer.param_groups):
+            stage = f"lr/{options['name'].partition('.')[0]}"
+            rates[stage] = max(rates[stage], float(options["lr"]) * self._scales[options["name"]])
+        return rates
+
     def _frozen(self, phase: Phase) -> Iterator[tuple[str, Tensor]]:
-        """Yield everything that the phase declares frozen: parameters, and buffers of modules that are not training."""
+        """Yield everything that the phase declares frozen: parameters, and buffers of modules that are not training.
+
+        A buffer of a container that spans stages counts as the stage that it was given to.
+        """
         for group in self._plan.groups:
             for name, parameter in group.parameters.items():
                 if not phase.scales[group.name] or name in group.fixed:
                     yield name, parameter
         for stage in self._plan.stages:
+            trains = any(phase.modes[name] for name in stage.modules)
             for name, buffer in stage.buffers.items():
-                if not phase.modes.get(name.rpartition(".")[0], True):
+                if not phase.modes.get(name.rpartition(".")[0], trains):
                     yield name, buffer
 
     def _digests(self, phase: Phase) -> dict[str, str]:

@@ -57,7 +57,9 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
         loss = self._objective.loss(self.network(batch.inputs), batch)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True
+        )
         return loss + self.penalty()
 
     def penalty(self) -> Tensor | float:

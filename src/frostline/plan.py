@@ -146,7 +146,9 @@ def as_text(plan: Plan, *, lr: float) -> str:
     """Return the whole plan as plain text: the picture, then a table for each phase."""
     blocks = [plan.picture()]
     for phase in plan.phases:
-        title = f"epochs {phase.epochs}: {plan.trainable(phase):,} of {sum(g.size for g in plan.groups):,} parameters train"
+        title = (
+            f"epochs {phase.epochs}: {plan.trainable(phase):,} of {sum(g.size for g in plan.groups):,} parameters train"
+        )
         blocks.append(f"{title}\n{_table(plan.rows(phase, lr=lr))}")
     policy = f"norm_stats={plan.strategy.norm_stats} norm_affine={plan.strategy.norm_affine}"
     return "\n\n".join([*blocks, f"normalisation policy: {policy}"]) + "\n"

@@ -95,9 +95,15 @@ class Store:
     def record(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> "RunRecord":
         """Open the record of a new run, a child of `parent` where that is given."""
         nested = {"mlflow.parentRunId": parent} if parent else {}
-        origin = {"mlflow.source.name": "frostline", "frostline.host": socket.gethostname(), "frostline.pid": str(os.getpid())}
+        origin = {
+            "mlflow.source.name": "frostline",
+            "frostline.host": socket.gethostname(),
+            "frostline.pid": str(os.getpid()),
+        }
         run = self.client.create_run(
-            self.experiment_id, run_name=name, tags={**{f"frostline.{k}": v for k, v in tags.items()}, **nested, **origin}
+            self.experiment_id,
+            run_name=name,
+            tags={**{f"frostline.{k}": v for k, v in tags.items()}, **nested, **origin},
         )
         return RunRecord(store=self, run_id=run.info.run_id)
 
@@ -133,7 +139,9 @@ class RunRecord:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self.close("FINISHED")
         elif isinstance(error, KeyboardInterrupt):
@@ -222,7 +230,9 @@ def _experiment(client: MlflowClient, name: str) -> Experiment | None:
     try:
         return client.get_experiment_by_name(name)
     except MlflowException as error:
-        raise RequestError(f"tracking.uri: {masked(client.tracking_uri)} does not answer: {masked(str(error))}") from error
+        raise RequestError(
+            f"tracking.uri: {masked(client.tracking_uri)} does not answer: {masked(str(error))}"
+        ) from error
 
 
 def _create(client: MlflowClient, name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
@@ -101,6 +101,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     Raises:
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
     """
+    _refuse_many_processes(cfg)
     torch.manual_seed(stream(cfg.seed, "init"))
     data, model = build(cfg.data), build(cfg.model)
     data.expect(model.input)
@@ -299,6 +300,14 @@ def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Plan:
     if problems := strategy.problems([part.depth for part in parts]):
         raise ConfigError(problems)
     return Plan(strategy=strategy, stages=parts, groups=partition(parts), epochs=cfg.trainer.max_epochs)
+
+
+def _refuse_many_processes(cfg: DictConfig) -> None:
+    devices, nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
+    if nodes != 1 or (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1"):
+        raise RequestError(
+            f"trainer.devices: this version trains in one process, on one device; got {devices} on {nodes} node(s)"
+        )
 
 
 def _refuse_random_parts(plan: Plan, head: Stage, carried: Carried | None) -> None:

@@ -12,6 +12,7 @@ from frostline.config.check import problems
 from frostline.errors import ConfigError, RequestError
 from frostline.nearest import did_you_mean
 
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What `study.yaml` says.

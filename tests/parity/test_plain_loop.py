@@ -45,7 +45,9 @@ def by_hand(network: nn.Module, free: Callable[[int], list[int]], epochs: int) -
             parameter.requires_grad_(name in trained)
         for start in (0, 8):
             loss = cross_entropy(network(examples.inputs[start : start + 8]), examples.targets[start : start + 8])
-            for parameter, gradient in zip(trained.values(), torch.autograd.grad(loss, list(trained.values())), strict=True):
+            for parameter, gradient in zip(
+                trained.values(), torch.autograd.grad(loss, list(trained.values())), strict=True
+            ):
                 decay = 0.01 if parameter.ndim > 1 else 0.0
                 with torch.no_grad():
                     gradient = gradient.add(parameter, alpha=decay)

@@ -79,8 +79,11 @@ def test_modes_survive_train_sanity_check_and_validation_t4() -> None:
     rig = Rig(LastK(k=1), epochs=2, optimizer=SGD)
     rig.network.train()
     seen = []
-    rig.fit(Each(lambda trainer: seen.append((rig.network.norm.training, rig.network.third.norm.training))),
-            num_sanity_val_steps=1, val_check_interval=1)
+    rig.fit(
+        Each(lambda trainer: seen.append((rig.network.norm.training, rig.network.third.norm.training))),
+        num_sanity_val_steps=1,
+        val_check_interval=1,
+    )
     assert seen == [(False, True)] * 4
 
 
@@ -97,8 +100,9 @@ def test_norm_stats_policy_moves_exactly_these_statistics(stats: str, moving: se
     assert rig.freezing.intact
 
 
-@pytest.mark.parametrize(("affine", "expected"), [("follow", {"third"}), ("frozen", set()),
-                                                  ("train", {"norm", "first", "second", "third"})])
+@pytest.mark.parametrize(
+    ("affine", "expected"), [("follow", {"third"}), ("frozen", set()), ("train", {"norm", "first", "second", "third"})]
+)
 def test_norm_affine_policy_trains_exactly_these_scales(affine: str, expected: set[str]) -> None:
     rig = Rig(LastK(k=1, norm_affine=affine), epochs=1, optimizer=SGD)
     before = state(rig.network)
@@ -169,7 +173,9 @@ def test_the_audit_catches_what_changes_a_frozen_tensor() -> None:
     def tamper(trainer) -> None:
         rig.network.norm.running_mean.add_(1)
 
-    with pytest.raises(IntegrityError, match=r"1 frozen tensors changed in epochs 0: norm.running_mean; the run cannot"):
+    with pytest.raises(
+        IntegrityError, match=r"1 frozen tensors changed in epochs 0: norm.running_mean; the run cannot"
+    ):
         rig.fit(Each(tamper))
     assert not rig.freezing.intact
 
@@ -224,11 +230,16 @@ class HalfRate(Narrowing):
 @pytest.mark.parametrize(
     ("scheduler", "expected"),
     [
-        (lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=8), lambda s: 0.05 * (1 + math.cos(math.pi * s / 8))),
+        (
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=8),
+            lambda s: 0.05 * (1 + math.cos(math.pi * s / 8)),
+        ),
         (lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 1 / (1 + s)), lambda s: 0.1 / (1 + s)),
         (lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=2, gamma=0.1), lambda s: 0.1 * 0.1 ** (s // 2)),
-        (lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=4),
-         lambda s: 0.05 * (1 + math.cos(math.pi * (s % 4) / 4))),
+        (
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=4),
+            lambda s: 0.05 * (1 + math.cos(math.pi * (s % 4) / 4)),
+        ),
     ],
     ids=["cosine", "lambda", "step", "restarts"],
 )

@@ -80,7 +80,9 @@ def test_what_the_network_does_not_have_is_said(strategy, sentence: str) -> None
     assert strategy.problems(STAGES) == [sentence]
 
 
-@pytest.mark.parametrize("strategy", [LastK(k=3), FirstK(k=3), Only(stages=["stem", "head"]), Full(), Gradual(every=99)])
+@pytest.mark.parametrize(
+    "strategy", [LastK(k=3), FirstK(k=3), Only(stages=["stem", "head"]), Full(), Gradual(every=99)]
+)
 def test_what_the_network_has_is_no_problem(strategy) -> None:
     assert strategy.problems(STAGES) == []
 
@@ -92,4 +94,10 @@ def test_drawing_tells_full_rate_lower_rate_part_and_frozen_apart() -> None:
             return rates[stage.name]
 
     rows = draw(Mixed(), 12, depths(["a", "b", "c", "d"])).splitlines()
-    assert rows == ["epoch 012345678901", f"a     {'.' * 12}", f"b     {'#' * 12}", f"c     {'+' * 12}", f"d     {'o' * 12}"]
+    assert rows == [
+        "epoch 012345678901",
+        f"a     {'.' * 12}",
+        f"b     {'#' * 12}",
+        f"c     {'+' * 12}",
+        f"d     {'o' * 12}",
+    ]
