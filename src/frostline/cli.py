@@ -24,7 +24,7 @@ HELP = """Frostline plans, runs, proves and compares freeze strategies for trans
   frostline compare STUDY [out=DIR]         compare a study's recorded runs again, from MLflow alone
   frostline list [GROUP]                    what can be chosen: models, data, strategies, ...
 
-Overrides are Hydra's: `model=resnet20 data=cifar10 data.shots=10 freeze=gradual freeze.every=2 optimizer.lr=1e-3 seed=3`.
+Overrides are Hydra's: `model=resnet20 data=cifar10 data.shots=10 freeze=gradual freeze.every=2 seed=3`.
 `-m` runs every combination of `seed=0,1,2 freeze=full,head`. `frostline VERB --help` shows a verb's whole config.
 Tab completion: eval "$(frostline -sc install=bash)"
 
@@ -84,7 +84,7 @@ def _plan(arguments: list[str]) -> int:
 
 def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> int:
     """Check every run that is asked for, then let Hydra compose and launch them."""
-    from frostline.config.compose import compose, conf_dir, expand_sweep, overrides_for_hydra, register
+    from frostline.config.compose import compose, expand_sweep, overrides_for_hydra
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
@@ -92,14 +92,38 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
     if set(flags) <= {"-m", "--multirun"}:
         for one in expand_sweep(overrides) if sweep else [overrides]:
             compose(verb, one)
+    failures: list[Exception] = []
+    _launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], _guarded(job, failures))
+    if len(failures) > 1 or (failures and sweep):
+        print(f"{len(failures)} of the sweep's runs failed", file=sys.stderr)
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _launch(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> None:
+    """Hand a command line over to Hydra, in a folder of its own: what it writes, MLflow holds already."""
     import hydra
 
+    from frostline.config.compose import conf_dir, register
+
     register()
-    with TemporaryDirectory() as folder:  # Hydra writes a multirun.yaml; MLflow holds the configs of all runs
-        where = [f"hydra.sweep.dir={folder}"] if sweep else []
-        sys.argv = [sys.argv[0], *flags, *overrides_for_hydra(verb, overrides), *where]
+    with TemporaryDirectory() as folder:
+        sys.argv = [sys.argv[0], *arguments, f"hydra.sweep.dir={folder}"]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
-    return 0
+
+
+def _guarded(job: Callable[[Any], Any], failures: list[Exception]) -> Callable[[Any], Any]:
+    """Keep a run's failure for the end: the other runs of a sweep go on, and Hydra adds no lines of its own."""
+
+    def run(cfg: Any) -> Any:
+        try:
+            return job(cfg)
+        except Exception as error:
+            failures.append(error)
+            return None
+
+    return run
 
 
 def _train(cfg: Any, verb: Any) -> float:
@@ -198,8 +222,6 @@ def _first(arguments: list[str], verb: str, example: str) -> tuple[str, list[str
 
 def _complete(arguments: list[str]) -> int:
     """Complete the verb ourselves and everything after it as Hydra does."""
-    from frostline.config.compose import conf_dir, register
-
     line = os.environ.get("COMP_LINE", "")
     words = re.split(r"\s+", line.strip())
     if "query=bash" in arguments and (len(words) < 2 or (len(words) == 2 and not line.endswith(" "))):
@@ -207,12 +229,7 @@ def _complete(arguments: list[str]) -> int:
         return 0
     verb = words[1] if len(words) > 1 and words[1] in ("pretrain", "finetune", "plan") else "finetune"
     os.environ["COMP_LINE"] = line.replace(f" {verb}", "", 1)
-    import hydra
-
-    register()
-    sys.argv = [sys.argv[0], *arguments]
-    config = "finetune" if verb == "plan" else verb
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(lambda cfg: None)()
+    _launch("finetune" if verb == "plan" else verb, arguments, lambda cfg: None)
     return 0
 
 

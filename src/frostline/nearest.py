@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from os.path import commonprefix
+from itertools import takewhile
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -24,4 +24,5 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
 def _likeness(name: str, other: str) -> tuple[float, int]:
     """Among names that are equally near, prefer the one that begins alike: people seldom miss the first letters."""
-    return round(difflib.SequenceMatcher(None, other, name).ratio(), 6), len(commonprefix([name, other]))
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(name, other, strict=False))
+    return round(difflib.SequenceMatcher(None, other, name).ratio(), 6), len(list(alike))

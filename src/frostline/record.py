@@ -34,6 +34,8 @@ __all__ = ["Run", "RunRecord", "Store", "Tracking", "masked"]
 
 from frostline.errors import RequestError  # noqa: E402
 
+_URI = "MLFLOW_TRACKING_URI"
+
 LONGEST_PARAM = 6000
 """MLflow's limit on the characters of a parameter; longer ones stand whole in the artifact config.yaml."""
 
@@ -220,9 +222,21 @@ def masked(text: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
 
 
-@cache
 def _client(uri: str) -> MlflowClient:
-    mlflow.set_tracking_uri(uri)  # artifacts of a local store are resolved through the global setting
+    """Connect to a store, and make it the one whose artifacts are read: those of a local store need a global setting.
+
+    The setting is kept out of the environment, where the next config would take it for the user's choice.
+    """
+    chosen = os.environ.get(_URI)
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop(_URI, None)
+    if chosen is not None:
+        os.environ[_URI] = chosen
+    return _connected(uri)
+
+
+@cache
+def _connected(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 

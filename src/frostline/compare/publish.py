@@ -1,6 +1,5 @@
 """Writes a study's comparison to a folder, and into the page of the experiment where there is one."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,5 +35,4 @@ def publish(comparison: Comparison, runs: Sequence[Measured], folder: Path, *, f
 def _replace(path: Path, text: str) -> Path:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
-    os.replace(part, path)
-    return path
+    return part.replace(path)

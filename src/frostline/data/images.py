@@ -80,7 +80,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self._expected = ImageInput(size=size, mean=spec.mean, std=spec.std)
         self._splits = {}
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature; all stages share one draw
+    def setup(self, stage: str | None = None) -> None:
         """Draw the splits, once.
 
         Raises:
