@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from frostline.compare.comparison import Comparison, Measured
+from frostline.compare.question import Comparison, Measured
 from frostline.compare.report import write
 from frostline.compare.table import markdown, results_csv
 

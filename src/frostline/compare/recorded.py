@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from frostline.compare.comparison import Measured, Question
+from frostline.compare.question import Measured, Question
 from frostline.errors import RequestError
 from frostline.record import Run, Store
 
@@ -39,7 +39,7 @@ def recorded(store: Store, study: str) -> Recorded:
     run_id = _run_id(store, study)
     try:
         manifest = json.loads(store.read(run_id, "study.json"))
-    except OSError as error:
+    except RequestError as error:
         raise RequestError(f"study '{study}': none of its runs has finished; run `frostline study` first") from error
     question = Question(
         name=manifest["name"],

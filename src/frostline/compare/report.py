@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from frostline.compare import table
-from frostline.compare.comparison import ArmResult, Comparison
+from frostline.compare.question import ArmResult, Comparison
 
 if TYPE_CHECKING:  # slow to import, and only the report draws
     from matplotlib.axes import Axes

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from frostline.compare import statistics
-from frostline.compare.comparison import ArmResult, Comparison, Measured, Question, in_units, p_value, with_interval
+from frostline.compare.headline import in_units, p_value, with_interval
+from frostline.compare.question import ArmResult, Comparison, Measured, Question
 
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan"}
 _WORDS = ("arm", "verdict")  # columns that read from the left

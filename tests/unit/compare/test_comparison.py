@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from frostline.compare import statistics
-from frostline.compare.comparison import ArmResult, Comparison, Measured, Question, compare
+from frostline.compare.comparison import compare
+from frostline.compare.question import ArmResult, Comparison, Measured, Question
 from frostline.errors import ConfigError
 
 FULL = (0.90, 0.91, 0.92, 0.90, 0.91, 0.93)

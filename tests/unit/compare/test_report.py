@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from frostline.compare import report, table
-from frostline.compare.comparison import Comparison, Measured, Question, compare
+from frostline.compare.comparison import compare
+from frostline.compare.question import Comparison, Measured, Question
 
 SCORES = {
     "full": (0.90, 0.91, 0.92, 0.90, 0.91, 0.93),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from frostline.compare.comparison import ArmResult, Comparison, Measured, Question
+from frostline.compare.question import ArmResult, Comparison, Measured, Question
 from frostline.compare.statistics import Difference, Interval
 from frostline.compare.table import as_json, markdown, results_csv, rich_table
 
