@@ -127,7 +127,8 @@ def _guarded(job: Callable[[Any], Any], failures: list[Exception]) -> Callable[[
 
 
 def _train(cfg: Any, verb: Any) -> float:
-    from frostline.run import execute, headline, open_store, prepare
+    from frostline.prepare import open_store, prepare
+    from frostline.run import execute, headline
 
     prepared = prepare(cfg, verb, open_store(cfg))
     if prepared.carried is not None:
@@ -139,7 +140,7 @@ def _train(cfg: Any, verb: Any) -> float:
 
 
 def _show_plan(cfg: Any) -> None:
-    from frostline.run import open_store, plan_text, prepare
+    from frostline.prepare import open_store, plan_text, prepare
 
     print(plan_text(prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)))
 
@@ -187,7 +188,7 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
     console = Console()
     console.print(rich_table(comparison))
     for line in [comparison.verdict, *comparison.problems]:
-        console.print(line, highlight=False)
+        console.print(line, markup=False, highlight=False)
     paths = publish(comparison, found.runs, out, footer=found.footer)
     print("written: " + " ".join(str(path) for path in paths))
     print("every run, its plan and its audit: make ui (or: mlflow ui --backend-store-uri sqlite:///mlflow.db)")

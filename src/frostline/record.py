@@ -126,8 +126,22 @@ class Store:
         return self.fetch(run_id, artifact).read_text()
 
     def fetch(self, run_id: str, artifact: str) -> Path:
-        """Return a local path of an artifact, downloaded where the store is remote."""
-        return Path(self.client.download_artifacts(run_id, artifact))
+        """Return a local path of an artifact, downloaded where the store is remote.
+
+        Raises:
+            RequestError: The store has no such run, or the run no such artifact.
+        """
+        try:
+            return Path(self.client.download_artifacts(run_id, artifact))
+        except MlflowException as error:
+            where = masked(self.client.tracking_uri)
+            raise RequestError(
+                f"run {run_id}: {where} has none of this id; is tracking.uri where it was logged?"
+            ) from error
+        except OSError as error:
+            raise RequestError(
+                f"run {run_id}: has no {artifact}; only a run that FINISHED has all its artifacts"
+            ) from error
 
 
 @dataclass(kw_only=True)
@@ -237,7 +251,10 @@ def _client(uri: str) -> MlflowClient:
 
 @cache
 def _connected(uri: str) -> MlflowClient:
-    return MlflowClient(uri)
+    try:
+        return MlflowClient(uri)
+    except Exception as error:  # each kind of store has its own errors, also those of its driver
+        raise RequestError(f"tracking.uri: {masked(uri)} cannot be opened: {masked(str(error)).strip()}") from error
 
 
 def _experiment(client: MlflowClient, name: str) -> Experiment | None:
@@ -255,10 +272,10 @@ def _create(client: MlflowClient, name: str) -> str:
     location = None if local == client.tracking_uri else (Path(local).parent / "mlruns").as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException:
-        found = client.get_experiment_by_name(name)
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name) if name else None
         if found is None:
-            raise
+            raise RequestError(f"experiment_name: '{name}' cannot be created: {masked(str(error))}") from error
         return str(found.experiment_id)
 
 

@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
 from frostline.config.compose import compose
+from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
-from frostline.run import Outcome, Prepared, execute, headline, open_store, prepare
+from frostline.run import Outcome, execute, headline
 from frostline.study import Study
 
 PRETRAINED = "study:pretrain"

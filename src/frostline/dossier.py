@@ -1,0 +1,84 @@
+"""What a run's record holds besides its metrics: all that is known before training, and what only its end brings."""
+
+import csv
+import io
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from frostline import provenance
+from frostline.checkpoint import save_weights
+from frostline.config.effective import effective, flatten
+from frostline.plan import as_text
+from frostline.plan_figure import save_figure
+from frostline.prepare import WEIGHTS, Prepared, learning_rate, plain
+from frostline.record import RunRecord, masked
+
+
+def name_of(prepared: Prepared) -> str:
+    """Return what MLflow lists the run as."""
+    return f"{_freeze(prepared.cfg)}-seed{prepared.cfg.seed}" if prepared.verb == "finetune" else "pretrain"
+
+
+def _freeze(cfg: DictConfig) -> str:
+    """Return the strategy's name: the file it is written in."""
+    return str(cfg.freeze["_target_"]).split(".")[-2] if "freeze" in cfg else "full"
+
+
+def tags_of(prepared: Prepared) -> dict[str, str]:
+    """Return the run's tags, without their prefix."""
+    cfg = prepared.cfg
+    return {
+        "phase": prepared.verb,
+        "freeze": _freeze(cfg),
+        "arm": _freeze(cfg),
+        "seed": str(cfg.seed),
+        "signature": prepared.signature,
+        "pairing": prepared.pairing,
+        "parent_weights": str(cfg.init_from or ""),
+        "data": prepared.data.fingerprint(),
+        "mlflow.source.git.commit": provenance.commit(),
+    }
+
+
+def record_request(prepared: Prepared, record: RunRecord) -> None:
+    """Keep all that is known before training."""
+    tree, data = effective(plain(prepared.cfg)), prepared.data
+    record.params(flatten(tree))
+    record.text("config.yaml", masked(OmegaConf.to_yaml(OmegaConf.create(tree))))
+    record.text("environment.txt", provenance.environment())
+    record.text("command.txt", masked(provenance.command()) + "\n")
+    record.text("git.diff", provenance.diff())
+    record.json("data.json", description := data.describe())
+    record.text("plan.txt", as_text(prepared.plan, lr=learning_rate(prepared.cfg)))
+    with record.artifact("plan.png") as path:
+        save_figure(prepared.plan, path)
+    if prepared.carried is not None:
+        record.text("carried.txt", f"{prepared.carried}\n")
+    for split, profile in description["splits"].items():
+        record.dataset(
+            name=description["source"],
+            digest=description["fingerprint"],
+            source=str(prepared.cfg.data.get("root") or description["source"]),
+            context=split,
+            profile={"examples": profile["examples"]},
+        )
+
+
+def record_results(prepared: Prepared, record: RunRecord) -> None:
+    """Keep what only a run that came to its end has: weights and predictions."""
+    with record.artifact(WEIGHTS) as path:
+        save_weights(prepared.network, path, metadata={"signature": prepared.signature})
+    record.text("predictions.csv", _predictions(prepared))
+
+
+def _predictions(prepared: Prepared) -> str:
+    """Return the test predictions as CSV, an example a line, in the order of the split."""
+    parts = prepared.module.predictions
+    columns = {name: torch.cat([part[name] for part in parts]).tolist() for name in parts[0]}
+    ids = prepared.data.example_ids("test")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", *columns])
+    writer.writerows([ids[row[0]], *row] for row in sorted(zip(*columns.values(), strict=True)))
+    return text.getvalue()

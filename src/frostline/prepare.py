@@ -1,0 +1,182 @@
+"""Builds all that a run needs and finds what is wrong with the request, before anything is recorded or trained."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Tensor, nn
+
+from frostline.checkpoint import Carried, carry, read_weights, weights_hash
+from frostline.config.build import as_request, build
+from frostline.config.effective import effective, signature
+from frostline.data.images import ImageData
+from frostline.engine import digest
+from frostline.errors import ConfigError, RequestError
+from frostline.freeze.full import Full
+from frostline.freeze.strategy import Strategy
+from frostline.modules import FineTuning, Pretraining, Training
+from frostline.nn.stages import Stage, stages
+from frostline.optim.partition import optimizer_over, partition
+from frostline.plan import Plan, as_text
+from frostline.record import Store, Tracking
+from frostline.seeds import stream
+
+Verb = Literal["pretrain", "finetune"]
+WEIGHTS = "weights.safetensors"
+"""The artifact that holds a finished run's weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that is ready to train: everything that can be wrong with the request has been found."""
+
+    verb: Verb
+    cfg: DictConfig
+    data: ImageData
+    module: Training
+    plan: Plan
+    carried: Carried | None
+    signature: str
+    pairing: str
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, with the carried weights in."""
+        return self.module.network
+
+
+def open_store(cfg: DictConfig) -> Store:
+    """Connect to the MLflow experiment that the config names."""
+    return Store.open(tracking_of(cfg), cfg.experiment_name)
+
+
+def tracking_of(cfg: DictConfig) -> Tracking:
+    """Return where the config says that runs are logged."""
+    tracking = build(cfg.tracking)
+    assert isinstance(tracking, Tracking)
+    return tracking
+
+
+def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared:
+    """Build all that a run needs and find what is wrong with the request, before anything is recorded or trained.
+
+    Args:
+        cfg: A checked config.
+        verb: Which objective is minimised.
+        store: Where `init_from` looks for a run's weights.
+
+    Raises:
+        RequestError: Data, weights, strategy and network do not go together; the sentence says how.
+    """
+    _refuse_many_processes(cfg)
+    torch.manual_seed(stream(cfg.seed, "init"))
+    data, model = build(cfg.data), build(cfg.model)
+    data.expect(model.input)
+    data.prepare_data()
+    data.setup()
+    network = model.network(len(data.classes))
+    parts = stages(network, example=next(iter(data.val_dataloader())).inputs[:2])
+    pairing = _pairing(data, parts[-1])
+    weights = _weights(cfg.init_from, store)
+    carried = _carry(network, weights, parts[-1], cfg.min_coverage)
+    plan = _plan(cfg, verb, parts)
+    _refuse_random_parts(plan, parts[-1], carried)
+    extra = {"data": data.fingerprint(), "weights": weights_hash(weights) if weights else "", "verb": verb}
+    return Prepared(
+        verb=verb,
+        cfg=cfg,
+        data=data,
+        module=_module(cfg, verb, network, plan, len(data.classes)),
+        plan=plan,
+        carried=carried,
+        signature=signature(plain(cfg), extra=extra),
+        pairing=pairing,
+    )
+
+
+def plan_text(prepared: Prepared) -> str:
+    """Return what `frostline plan` prints: the plan, and which weights were carried in."""
+    text = as_text(prepared.plan, lr=learning_rate(prepared.cfg))
+    return text if prepared.carried is None else f"{text}\n{prepared.carried}\n"
+
+
+def _weights(init_from: str | None, store: Store | None) -> dict[str, Tensor] | None:
+    if init_from is None:
+        return None
+    if re.fullmatch(r"[0-9a-f]{32}", init_from) and store is not None:
+        return read_weights(store.fetch(init_from, WEIGHTS))
+    return read_weights(init_from)
+
+
+def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage, least: float) -> Carried | None:
+    if weights is None:
+        return None
+    return carry(network, weights, head=[*head.parameters, *head.buffers], min_coverage=least)
+
+
+def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Plan:
+    strategy: Strategy = build(cfg.freeze, key="freeze") if verb == "finetune" else Full()
+    if problems := strategy.problems([part.depth for part in parts]):
+        raise ConfigError(problems)
+    return Plan(strategy=strategy, stages=parts, groups=partition(parts), epochs=cfg.trainer.max_epochs)
+
+
+def _refuse_many_processes(cfg: DictConfig) -> None:
+    devices, nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
+    if nodes != 1 or (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1"):
+        raise RequestError(
+            f"trainer.devices: this version trains in one process, on one device; got {devices} on {nodes} node(s)"
+        )
+
+
+def _refuse_random_parts(plan: Plan, head: Stage, carried: Carried | None) -> None:
+    """Refuse a strategy that would leave a new head as it was drawn."""
+    if carried is None or plan.epochs == 0:
+        return
+    new = {*carried.missing, *(name for name, *_ in carried.reshaped)} & head.parameters.keys()
+    if stuck := sorted(new & plan.never_trained()):
+        raise RequestError(
+            f"freeze: the head is new ({', '.join(stuck)}) and {type(plan.strategy).__name__} never trains it; "
+            "add 'head' to freeze.stages, or choose a strategy that trains the head"
+        )
+
+
+def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, classes: int) -> Training:
+    common: dict[str, Any] = {
+        "groups": plan.groups,
+        "optimizer": build(cfg.optimizer, key="optimizer"),
+        "scheduler": build(cfg.scheduler, key="scheduler"),
+        "classes": classes,
+    }
+    with as_request("optimizer"):
+        optimizer_over(plan.groups, common["optimizer"])  # its own checks of ranges, before anything trains
+    objective = build(cfg.objective, key="objective")
+    if verb == "pretrain":
+        return Pretraining(network, objective, **common)
+    regularizer = build(cfg.regularizer, key="regularizer") if cfg.regularizer else None
+    if regularizer is not None:
+        regularizer.start(plan.stages)
+    return FineTuning(network, objective, regularizer=regularizer, **common)
+
+
+def _pairing(data: ImageData, head: Stage) -> str:
+    """Hash what every arm of a comparison must share: the first training batch, and the head as it was drawn."""
+    first = next(iter(data.train_dataloader()))
+    tensors = [first.inputs, first.targets, first.places, *head.parameters.values()]
+    return hashlib.blake2b("".join(digest(t) for t in tensors).encode(), digest_size=16).hexdigest()
+
+
+def learning_rate(cfg: DictConfig) -> float:
+    """Return the configured learning rate, before schedule and strategy."""
+    return float(effective(plain(cfg))["optimizer"].get("lr", 1.0))
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return a config as plain containers, its interpolations resolved."""
+    tree = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
