@@ -14,6 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from frostline.cli import main
 from frostline.record import Run, Store, Tracking
 
+REPOSITORY = Path(__file__).parents[1]
+
 TINY = (
     "data=digits",
     "data.image_size=8",

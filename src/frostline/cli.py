@@ -67,6 +67,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from frostline.nearest import did_you_mean
 
         raise RequestError(f"frostline: no verb '{verb}'; {did_you_mean(verb, VERBS)}")
+    if verb in ("study", "compare", "list") and not {"--help", "-h"}.isdisjoint(rest):  # Hydra helps with the others
+        print(HELP, end="")
+        return 0
     return VERBS[verb](rest)
 
 
@@ -216,7 +219,7 @@ def _list(arguments: list[str]) -> int:
 
 def _first(arguments: list[str], verb: str, example: str) -> tuple[str, list[str]]:
     """Split a verb's own argument from the overrides."""
-    if not arguments or "=" in arguments[0] or arguments[0] in ("--help", "-h"):
+    if not arguments or "=" in arguments[0]:
         raise RequestError(f"usage: frostline {verb} {example} [overrides]; `frostline --help` tells what it does")
     return arguments[0], arguments[1:]
 

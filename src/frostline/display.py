@@ -64,9 +64,8 @@ class StudyDisplay:
             self._current = None
         left = self._left()
         self._bars.update(self._all, completed=self._done, note=left)
-        self._console.print(
-            f"[{self._done:{len(str(self._runs))}}/{self._runs}] {line}  {left}", markup=False, highlight=False
-        )
+        count = f"[{self._done:{len(str(self._runs))}}/{self._runs}]"
+        self._console.print(f"{count} {line}  {left}".rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     def _left(self) -> str:
         """Estimate the time left from the runs trained so far."""

@@ -58,7 +58,7 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
     for split, profile in description["splits"].items():
         record.dataset(
             name=description["source"],
-            digest=description["fingerprint"],
+            digest=profile["drawn"],  # of this split: MLflow takes two inputs of one digest for the same
             source=str(prepared.cfg.data.get("root") or description["source"]),
             context=split,
             profile={"examples": profile["examples"]},

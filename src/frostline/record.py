@@ -133,15 +133,15 @@ class Store:
         """
         try:
             return Path(self.client.download_artifacts(run_id, artifact))
-        except MlflowException as error:
-            where = masked(self.client.tracking_uri)
-            raise RequestError(
-                f"run {run_id}: {where} has none of this id; is tracking.uri where it was logged?"
-            ) from error
-        except OSError as error:
-            raise RequestError(
-                f"run {run_id}: has no {artifact}; only a run that FINISHED has all its artifacts"
-            ) from error
+        except (MlflowException, OSError) as error:
+            raise RequestError(f"run {run_id}: {self._why_not(run_id, artifact)}") from error
+
+    def _why_not(self, run_id: str, artifact: str) -> str:
+        try:
+            self.run(run_id)
+        except MlflowException:
+            return f"{masked(self.client.tracking_uri)} has none of this id; is tracking.uri where it was logged?"
+        return f"has no {artifact}; only a run that FINISHED has all its artifacts"
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from workplace import Workplace
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Keep tiny tensors from waiting on each other's threads where cores are shared."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

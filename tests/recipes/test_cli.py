@@ -1,12 +1,426 @@
-from workplace import TINY, FOREIGN
-pytestmark = FOREIGN
+"""The command line as people and scripts use it: what it prints, records and exits with."""
 
-def test_one(workplace):
-    a = workplace.frostline("pretrain", *TINY, "data.digits=[0,1,2]")
-    print(a)
-    b = workplace.frostline("finetune", *TINY, "data.digits=[3,4]", f"init_from={a.run_id}")
-    print(b)
-    c = workplace.frostline("finetune", "-m", *TINY, "data.digits=[3,4]", f"freeze=full,head")
-    print(c)
-    import os; print(os.listdir())
-    assert 0
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from workplace import FOREIGN, REPOSITORY, TINY, Workplace
+
+from frostline.config.vocabulary import groups, options
+from frostline.record import LONGEST_PARAM
+
+pytestmark = FOREIGN
+LAST_LINE = r"run [0-9a-f]{32} FINISHED test/accuracy=\d\.\d{4}"
+
+
+def start(*arguments: str) -> list[str]:
+    """Return the command of a process of its own."""
+    return [sys.executable, "-c", "from frostline.cli import main; main()", *arguments]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "COMP_LINE")}
+    return kept | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+
+
+# Weights go from a run to the next
+
+
+def test_pretrained_weights_start_fine_tuning_by_run_id_and_by_file(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1,2]")
+    file = workplace.store.fetch(source, "weights.safetensors")
+    said = [
+        workplace.frostline("finetune", *TINY, "data.digits=[3,4]", f"init_from={where}") for where in (source, file)
+    ]
+    for each in said:
+        assert each.code == 0, each.err
+        assert each.out.splitlines()[:3] == [
+            "  ~ linear.bias  (3,) in the weights, (2,) in the network",
+            "  ~ linear.weight  (3, 64) in the weights, (2, 64) in the network",
+            "carried 100.0 % of the parameters outside the head",
+        ]
+        assert re.fullmatch(LAST_LINE, each.out.splitlines()[-1])
+    by_id, by_file = (workplace.artifact(each.run_id, "predictions.csv") for each in said)
+    assert by_id == by_file
+    parents = [run.data.tags["frostline.parent_weights"] for run in workplace.runs(phase="finetune")]
+    assert parents == [str(file), source]
+    assert "carried 100.0 %" in workplace.artifact(said[0].run_id, "carried.txt")
+
+
+def test_a_head_that_fits_is_carried_and_no_epochs_score_the_carried_weights(workplace: Workplace) -> None:
+    same = ("data.digits=[0,1,2]", "data.shots=10", "optimizer.lr=0.05")
+    source = workplace.train("pretrain", *same, "trainer.max_epochs=3")
+    scored = workplace.train("finetune", *same, f"init_from={source}", "trainer.max_epochs=0", "freeze=head")
+    before, after = workplace.store.run(source), workplace.store.run(scored)
+    tests = {name for name in before.data.metrics if name.startswith("test/")}
+    assert tests == {"test/accuracy", "test/loss"}
+    assert {n: before.data.metrics[n] for n in tests} == {n: after.data.metrics[n] for n in tests}
+    assert before.data.metrics["test/accuracy"] > 0.5
+    assert workplace.artifact(source, "predictions.csv") == workplace.artifact(scored, "predictions.csv")
+    assert after.data.metrics["cost/train_flops"] == 0
+    assert "train/loss" not in after.data.metrics
+
+
+# What a run leaves in MLflow
+
+
+def noted(folder: Path) -> str:
+    """Write an objective of one's own that takes a long argument; return its `_target_`."""
+    (folder / "noted.py").write_text(
+        "from frostline.objectives.classification import Classification\n"
+        "class Noted(Classification):\n"
+        "    def __init__(self, *, note: str) -> None:\n"
+        "        super().__init__()\n"
+    )
+    return "noted.Noted"
+
+
+def test_a_run_leaves_in_mlflow_all_that_the_contract_names(workplace: Workplace) -> None:
+    own = f"~objective.loss objective._target_={noted(workplace.folder)} objective.note={'long' * 2000}".split()
+    source = workplace.train("pretrain", "data.digits=[0,1]")
+    run_id = workplace.train("finetune", "data.digits=[2,3]", "freeze=head", "seed=3", f"init_from={source}", *own)
+    run = workplace.store.run(run_id)
+    assert run.info.status == "FINISHED"
+    tags = {name.removeprefix("frostline."): value for name, value in run.data.tags.items()}
+    assert {name: tags[name] for name in ("phase", "freeze", "arm", "seed", "parent_weights")} == {
+        "phase": "finetune",
+        "freeze": "head",
+        "arm": "head",
+        "seed": "3",
+        "parent_weights": source,
+    }
+    assert re.fullmatch(r"[0-9a-f]{16}", tags["signature"])
+    assert re.fullmatch(r"[0-9a-f]{32}", tags["pairing"])
+    assert set(run.data.metrics) >= {
+        *("train/loss", "val/loss", "val/accuracy", "test/loss", "test/accuracy", "audit/frozen_intact"),
+        *("cost/wall_s", "cost/step_ms", "cost/train_flops", "cost/peak_memory_mb", "cost/trainable_params"),
+    }
+    assert run.data.metrics["audit/frozen_intact"] == 1
+    assert run.data.metrics["cost/trainable_params"] == 64 * 2 + 2
+    assert artifacts(workplace, run_id) == {
+        *("config.yaml", "plan.txt", "plan.png", "environment.txt", "command.txt", "git.diff", "data.json"),
+        *("audit.json", "carried.txt", "predictions.csv", "weights.safetensors", "checkpoints/last.ckpt"),
+    }
+    sizes = {i.tags[0].value: json.loads(i.dataset.profile)["examples"] for i in run.inputs.dataset_inputs}
+    assert sizes == {"train": 4, "val": 8, "test": 53}
+    cut = run.data.params["objective.note"]
+    assert len(cut) == LONGEST_PARAM
+    assert cut.endswith(" ... (whole in config.yaml)")
+    config = yaml.safe_load(workplace.artifact(run_id, "config.yaml"))
+    assert config["objective"]["note"] == "long" * 2000
+    assert config["freeze"] == {
+        "_target_": "frostline.freeze.head.Head",
+        "norm_affine": "follow",
+        "norm_stats": "follow",
+    }, "the defaults that no YAML lists are on the record"
+    assert run.data.params["freeze.norm_stats"] == "follow"
+    data = json.loads(workplace.artifact(run_id, "data.json"))
+    assert data["fingerprint"] == tags["data"]
+    digests = {i.tags[0].value: i.dataset.digest for i in run.inputs.dataset_inputs}
+    assert digests == {split: profile["drawn"][:36] for split, profile in data["splits"].items()}
+    predictions = workplace.artifact(run_id, "predictions.csv").splitlines()
+    assert predictions[0] == "id,place,target,prediction,confidence"
+    assert len(predictions) == 54
+    right = [row.split(",")[2] == row.split(",")[3] for row in predictions[1:]]
+    assert sum(right) / 53 == pytest.approx(run.data.metrics["test/accuracy"])
+    assert not (workplace.folder / "outputs").exists()
+
+
+def artifacts(workplace: Workplace, run_id: str) -> set[str]:
+    root = workplace.folder / "mlruns" / run_id / "artifacts"
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def test_the_same_command_gives_the_same_predictions_whatever_the_number_of_workers(
+    workplace: Workplace, tmp_path: Path
+) -> None:
+    command = ("finetune", "data.digits=[3,4]", "data.augment=true", "trainer.max_epochs=2", "freeze=gradual", "seed=0")
+    found = []
+    for name, more in {"first": (), "second": (), "third": ("data.num_workers=2",)}.items():
+        workplace.enter(tmp_path / name)
+        run_id = workplace.train(*command, *more)
+        run = workplace.store.run(run_id)
+        tests = {key: value for key, value in run.data.metrics.items() if key.startswith(("test/", "val/"))}
+        identity = {key: run.data.tags[f"frostline.{key}"] for key in ("signature", "pairing", "data")}
+        found.append((workplace.artifact(run_id, "predictions.csv"), tests, identity))
+    assert found[0] == found[1] == found[2]
+    workplace.enter(tmp_path / "other")
+    other = workplace.train(*command[:-1], "seed=1")
+    assert workplace.artifact(other, "predictions.csv") != found[0][0]
+
+
+def test_a_key_of_the_environment_points_to_another_store(
+    workplace: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"
+    workplace.enter(tmp_path / "elsewhere")
+    workplace.enter(tmp_path / "here")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run_id = workplace.train("finetune", "data.digits=[3,4]")
+    assert workplace.runs() == []
+    workplace.enter(tmp_path / "elsewhere")
+    assert [run.info.run_id for run in workplace.runs()] == [run_id]
+    assert os.environ["MLFLOW_TRACKING_URI"] == uri
+
+
+# plan, -m, list, completion
+
+
+def test_plan_prints_what_the_run_records_and_trains_nothing(workplace: Workplace) -> None:
+    said = workplace.frostline("plan", *TINY, "trainer.max_epochs=2", "data.digits=[3,4]", "freeze=lp_ft")
+    assert said.code == 0, said.err
+    assert said.out.startswith("epoch 01\nstem  .#\nbody1 .#\nbody2 .#\nbody3 .#\nhead  ##\n")
+    assert workplace.runs() == []
+    assert sorted(path.name for path in workplace.folder.iterdir()) == ["mlflow.db"]
+    run_id = workplace.train("finetune", "trainer.max_epochs=2", "data.digits=[3,4]", "freeze=lp_ft")
+    assert workplace.artifact(run_id, "plan.txt").rstrip() == said.out.rstrip()
+
+
+def test_a_sweep_runs_every_combination(workplace: Workplace) -> None:
+    said = workplace.frostline("finetune", "-m", *TINY, "data.digits=[3,4]", "freeze=full,head", "seed=0,1")
+    assert said.code == 0, said.err
+    assert len([line for line in said.out.splitlines() if re.fullmatch(LAST_LINE, line)]) == 4
+    tags = {(r.data.tags["frostline.freeze"], r.data.tags["frostline.seed"]) for r in workplace.runs()}
+    assert tags == {("full", "0"), ("full", "1"), ("head", "0"), ("head", "1")}
+    assert len({r.data.params["tracking.uri"] for r in workplace.runs()}) == 1
+    assert sorted(path.name for path in workplace.folder.iterdir()) == ["mlflow.db", "mlruns"]
+
+
+def test_one_wrong_combination_of_a_sweep_stops_it_before_any_runs(workplace: Workplace) -> None:
+    said = workplace.frostline("finetune", "-m", *TINY, "data.digits=[3,4]", "optimizer.lr=0.1,fast")
+    assert (said.code, said.out) == (2, "")
+    assert "optimizer.lr" in said.err
+    assert workplace.runs() == []
+
+
+def test_list_names_every_option_with_a_sentence(workplace: Workplace) -> None:
+    everything = workplace.frostline("list").out
+    assert [name for name in groups() if any(f"{name}={o}" not in everything for o in options(name))] == []
+    said = workplace.frostline("list", "freeze").out
+    assert "freeze=head     Train the head alone" in said
+    assert "model=" not in said
+
+
+def test_completion_knows_verbs_groups_and_options(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def complete(line: str) -> list[str]:
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setenv("COMP_POINT", str(len(line)))
+        said = workplace.frostline("-sc", "query=bash")
+        assert said.code == 0, said.err
+        return said.out.split()
+
+    assert {"finetune", "plan", "study"} <= set(complete("frostline "))
+    assert complete("frostline finetune freeze=gr") == ["freeze=gradual"]
+    assert complete("frostline plan optimizer=ad") == ["optimizer=adamw"]
+    assert "freeze=" in complete("frostline finetune fr")
+    assert complete("frostline pretrain trainer.max_e") == ["trainer.max_epochs="]
+
+
+@pytest.mark.parametrize("arguments", ["--help", "finetune --help", "study --help", "list --help"])
+def test_help_answers_in_under_a_second_without_torch(arguments: str, tmp_path: Path) -> None:
+    script = (
+        "import sys, time, atexit\n"
+        "atexit.register(lambda: print('imported', 'torch' in sys.modules, 'cpu', time.process_time() < 1))\n"
+        "from frostline.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", script, *arguments.split()]
+    said = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.splitlines()[-1] == "imported False cpu True"
+    assert len(said.stdout.splitlines()) > 3
+
+
+# What is wrong is said in a sentence, with exit code 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("fintune", "frostline: no verb 'fintune'; did you mean 'finetune'?"),
+        ("list frieze", "list: no group 'frieze'; did you mean 'freeze'?"),
+        ("study", "usage: frostline study experiments/digits [overrides]; `frostline --help` tells what it does"),
+        ("compare", "usage: frostline compare experiments/digits [overrides]; `frostline --help` tells what it does"),
+        ("study nowhere", "nowhere: holds no study.yaml; beside it, there are none"),
+        ("compare nowhere", "study 'nowhere': MLflow has none of this name; it has none"),
+        (
+            "compare nowhere experiment_name=mine",
+            "experiment_name: sqlite:///{cwd}/mlflow.db has no experiment 'mine'; "
+            "run a study first, or point tracking.uri at the store that has it",
+        ),
+        (
+            "finetune data.shots=0 optimizer.lr=fast",
+            "2 problem(s) in the config:\n  data.shots: should be greater than 0, got 0\n"
+            "  optimizer.lr: should be a valid number, got 'fast'",
+        ),
+        (
+            "finetune freeze=only freeze.stages=[body9]",
+            "1 problem(s) in the config:\n  freeze.stages: the network has no stage 'body9'; did you mean 'body3'?",
+        ),
+        ("finetune init_from=lost.pt", "There is no file lost.pt."),
+        (
+            "finetune init_from=00000000000000000000000000000000",
+            "run 00000000000000000000000000000000: sqlite:///{cwd}/mlflow.db has none of this id; "
+            "is tracking.uri where it was logged?",
+        ),
+        ("finetune data.digits=[3]", "data.digits=[3]: there is nothing to tell apart; choose at least two digits"),
+    ],
+)
+def test_a_wrong_request_gets_its_sentence(arguments: str, sentence: str, workplace: Workplace) -> None:
+    workplace.store  # noqa: B018 (creates the experiment)
+    said = workplace.frostline(*arguments.split())
+    assert (said.code, said.out) == (2, "")
+    assert said.err.strip().startswith(sentence.format(cwd=workplace.folder))
+    assert workplace.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("override", "beginning"),
+    [
+        ("tracking.uri=nonsense://user:secret@x", "tracking.uri: nonsense://***@x cannot be opened: "),
+        ("tracking.uri=http://user:secret@127.0.0.1:9", "tracking.uri: http://***@127.0.0.1:9 does not answer: "),
+        ("experiment_name=", "experiment_name: '' cannot be created: "),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_a_wrong_request(
+    override: str, beginning: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said = workplace.frostline("finetune", *TINY, override)
+    assert said.code == 2
+    assert said.err.startswith(beginning)
+    assert "Traceback" not in said.err
+    assert "secret" not in said.err
+
+
+def test_a_new_head_that_would_never_train_is_refused(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1,2]")
+    never = ("finetune", *TINY, "data.digits=[3,4]", f"init_from={source}", "freeze=only", "freeze.stages=[stem]")
+    said = workplace.frostline(*never)
+    assert said.code == 2
+    assert said.err.strip() == (
+        "freeze: the head is new (linear.bias, linear.weight) and Only never trains it; "
+        "add 'head' to freeze.stages, or choose a strategy that trains the head"
+    )
+    assert workplace.frostline(*never, "trainer.max_epochs=0").code == 0
+
+
+def test_weights_of_another_network_and_cut_files_are_refused(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1,2]")
+    said = workplace.frostline("finetune", *TINY, "model=resnet32", f"init_from={source}")
+    assert said.code == 2
+    assert said.err.startswith("The weights do not fit the network:\n  - layer1.3.bn1.bias  in the network only\n")
+    assert re.search(r"carried 5\d\.\d % of the parameters outside the head, but 90.0 % must be; choose", said.err)
+    whole = workplace.store.fetch(source, "weights.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    said = workplace.frostline("finetune", *TINY, "init_from=cut.safetensors")
+    assert (said.code, said.err.strip()) == (
+        2,
+        f"cut.safetensors is truncated or not a file of weights ({len(whole) // 2} bytes); copy or download it again.",
+    )
+
+
+# What breaks while it runs: exit code 1, and the record tells
+
+
+def test_an_error_in_training_fails_the_run_and_keeps_its_traceback(workplace: Workplace) -> None:
+    Path("broken.py").write_text(
+        "from frostline.objectives.classification import Classification\n"
+        "class Broken(Classification):\n"
+        "    def loss(self, outputs, batch):\n"
+        "        raise ArithmeticError('the loss has no value')\n"
+    )
+    said = workplace.frostline("finetune", *TINY, "objective._target_=broken.Broken", "data.digits=[3,4]")
+    assert said.code == 1
+    assert "ArithmeticError: the loss has no value" in said.err
+    (run,) = workplace.runs()
+    assert run.info.status == "FAILED"
+    assert "broken.py" in workplace.artifact(run.info.run_id, "traceback.txt")
+    assert "weights.safetensors" not in artifacts(workplace, run.info.run_id)
+    again = workplace.frostline("finetune", *TINY, "data.digits=[3,4]", f"init_from={run.info.run_id}")
+    assert (again.code, again.err.strip()) == (
+        2,
+        f"run {run.info.run_id}: has no weights.safetensors; only a run that FINISHED has all its artifacts",
+    )
+
+
+def test_a_frozen_tensor_that_changes_fails_the_run(workplace: Workplace) -> None:
+    Path("leaking.py").write_text(
+        "from frostline.nn.cifar_resnet import CifarResNet\n"
+        "def leak(network, inputs, output):\n"
+        "    if network.training:\n"
+        "        network.bn1.running_mean.add_(1)\n"
+        "class Leaking(CifarResNet):\n"
+        "    def network(self, num_classes):\n"
+        "        network = super().network(num_classes)\n"
+        "        network.register_forward_hook(leak)\n"
+        "        return network\n"
+    )
+    said = workplace.frostline("finetune", *TINY, "model._target_=leaking.Leaking", "freeze=head", "data.digits=[3,4]")
+    assert said.code == 1
+    assert "1 frozen tensors changed in epochs 0: bn1.running_mean; the run cannot be believed" in said.err
+    (run,) = workplace.runs()
+    assert run.info.status == "FAILED"
+    assert run.data.metrics["audit/frozen_intact"] == 0
+    assert "test/accuracy" not in run.data.metrics
+    assert json.loads(workplace.artifact(run.info.run_id, "audit.json"))[0]["changed"] == ["bn1.running_mean"]
+
+
+def test_a_failing_job_of_a_sweep_lets_the_others_run(workplace: Workplace) -> None:
+    Path("sometimes.py").write_text(
+        "from frostline.objectives.classification import Classification\n"
+        "class Sometimes(Classification):\n"
+        "    def __init__(self, *, well: bool) -> None:\n"
+        "        super().__init__()\n"
+        "        self.well = well\n"
+        "    def loss(self, outputs, batch):\n"
+        "        return super().loss(outputs, batch) if self.well else 1 / 0\n"
+    )
+    own = ("~objective.loss", "objective._target_=sometimes.Sometimes", "objective.well=false,true")
+    said = workplace.frostline("finetune", "-m", *TINY, "data.digits=[3,4]", *own)
+    assert said.code == 1
+    assert "1 of the sweep's runs failed" in said.err
+    assert re.fullmatch(LAST_LINE, said.out.splitlines()[-1])
+
+
+# Interrupted: exit code 130, and the record is closed
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
+)
+def test_an_interrupted_run_is_killed_and_keeps_its_last_checkpoint(number: int, workplace: Workplace) -> None:
+    endless = ("trainer.max_epochs=2000", "data.digits=[3,4]", "experiment_name=frostline")
+    with subprocess.Popen(
+        start("finetune", *TINY, *endless), cwd=workplace.folder, env=environment(), text=True, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            wait_for(lambda: list(workplace.folder.glob("outputs/*/last.ckpt")), process)
+            process.send_signal(number)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert error.strip() == "interrupted; what has finished is recorded"
+    (run,) = workplace.runs()
+    assert run.info.status == "KILLED"
+    kept = workplace.store.fetch(run.info.run_id, "checkpoints/last.ckpt")
+    assert torch.load(kept, weights_only=True)["epoch"] >= 0
+    assert "audit/frozen_intact" in run.data.metrics
+    assert not (workplace.folder / "outputs").exists()
+
+
+def wait_for(there: object, process: subprocess.Popen[str], seconds: float = 90) -> None:
+    """Wait until something is there, while the process lives."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.05)

@@ -1,0 +1,164 @@
+"""A study as people run it: all arms and seeds, once, whatever interrupts it, and a comparison at the end."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from test_cli import environment, start, wait_for
+from workplace import FOREIGN, TINY, Workplace
+
+from frostline.data.images import ImageData
+from frostline.modules import Training
+from frostline.record import Run
+
+pytestmark = FOREIGN
+HALF_BROKEN = """
+from frostline.objectives.classification import Classification
+class HalfBroken(Classification):
+    def loss(self, outputs, batch):
+        raise ArithmeticError("no value")
+"""
+
+
+def study(folder: Path = Path("question"), **changes: object) -> str:
+    """Write a small study; return its folder."""
+    said: dict[str, object] = {
+        "question": "Which part is worth training?",
+        "pretrain": [*TINY, "data.digits=[0,1,2]"],
+        "base": [*TINY, "data.digits=[3,4]"],
+        "arms": {"full": ["freeze=full"], "head": ["freeze=head"]},
+        "seeds": [0, 1],
+        "reference": "full",
+        "margin": 0.1,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(said | changes))
+    return str(folder)
+
+
+def children(workplace: Workplace) -> list[Run]:
+    return [run for run in workplace.runs() if run.data.tags["frostline.phase"] != "study"]
+
+
+def test_every_arm_runs_with_every_seed_under_one_parent_and_is_compared(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looked: list[str] = []
+    for where, name in ((ImageData, "test_dataloader"), (Training, "on_fit_end"), (Training, "on_test_end")):
+        monkeypatch.setattr(where, name, noticing(getattr(where, name), name, looked))
+    said = workplace.frostline("study", study())
+    assert said.code == 0, said.err
+    assert looked == ["on_fit_end", "test_dataloader", "on_test_end"] * 5, "the test split is touched once, at the end"
+    (parent,) = workplace.runs(phase="study")
+    assert parent.info.status == "FINISHED"
+    runs = children(workplace)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+    arms = sorted((run.data.tags["frostline.arm"], run.data.tags["frostline.seed"]) for run in runs)
+    assert arms == [("full", "0"), ("full", "1"), ("head", "0"), ("head", "1"), ("pretrain", "0")]
+    pairings = {seed: {r.data.tags["frostline.pairing"] for r in runs if r.data.tags["frostline.seed"] == seed
+                       and r.data.tags["frostline.phase"] == "finetune"} for seed in "01"}  # fmt: skip
+    assert [len(found) for found in pairings.values()] == [1, 1], "arms of a seed share data, order and head"
+    assert pairings["0"] != pairings["1"]
+    assert "5 runs (0 recorded before), 0 failed" in said.out or "4 runs (0 recorded before), 0 failed" in said.out
+    written = json.loads(Path("outputs/question/compare.json").read_text())
+    assert {path.name for path in Path("outputs/question").iterdir()} >= {"compare.json", "compare.md", "report.html"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    uri = f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"
+    said = workplace.frostline("compare", "question", uri, "out=report")
+    assert said.code == 0, said.err
+    assert json.loads(Path("report/compare.json").read_text()) == written
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["report"]
+
+
+def noticing(method: object, name: str, looked: list[str]) -> object:
+    def noticed(self: object, *arguments: object) -> object:
+        looked.append(name)
+        return method(self, *arguments)
+
+    return noticed
+
+
+def test_a_second_launch_runs_nothing_and_a_widened_study_only_what_is_new(workplace: Workplace) -> None:
+    assert workplace.frostline("study", study()).code == 0
+    first = {run.info.run_id for run in children(workplace)}
+    again = workplace.frostline("study", study())
+    assert again.code == 0
+    assert again.out.count("recorded before") == 6, "five runs and the sum"
+    assert {run.info.run_id for run in children(workplace)} == first
+    arms = {"full": ["freeze=full"], "head": ["freeze=head"], "last": ["freeze=last_k"]}
+    assert workplace.frostline("study", study(arms=arms, seeds=[0, 1, 2])).code == 0
+    new = [run for run in children(workplace) if run.info.run_id not in first]
+    found = sorted((run.data.tags["frostline.arm"], run.data.tags["frostline.seed"]) for run in new)
+    assert found == [("full", "2"), ("head", "2"), ("last", "0"), ("last", "1"), ("last", "2")]
+    assert len(workplace.runs(phase="study")) == 1
+
+
+def test_one_failing_arm_is_counted_and_shown_and_the_rest_go_on(workplace: Workplace) -> None:
+    Path("half_broken.py").write_text(HALF_BROKEN)
+    broken = ["freeze=head", "objective._target_=half_broken.HalfBroken"]
+    said = workplace.frostline("study", study(arms={"broken": broken, "full": ["freeze=full"]}, pretrain=None))
+    assert said.code == 1
+    assert said.out.count("FAILED: no value") == 2
+    assert "2 failed" in said.out
+    statuses = sorted((run.data.tags["frostline.arm"], run.info.status) for run in children(workplace))
+    assert statuses == [("broken", "FAILED")] * 2 + [("full", "FINISHED")] * 2
+    assert "broken" in Path("outputs/question/compare.md").read_text()
+    (parent,) = workplace.runs(phase="study")
+    assert "ArithmeticError" in workplace.artifact(parent.info.run_id, "failed/broken-seed0.txt")
+    assert parent.data.metrics["study/failed"] == 2
+
+
+def test_a_study_of_which_nothing_finished_says_so(workplace: Workplace) -> None:
+    Path("all_broken.py").write_text(HALF_BROKEN)
+    broken = ["objective._target_=all_broken.HalfBroken"]
+    said = workplace.frostline("study", study(arms={"full": broken}, seeds=[0], pretrain=None))
+    assert said.code in (1, 2)
+    assert "Traceback" not in said.err
+
+
+def test_an_arm_that_is_wrong_stops_the_study_before_any_runs(workplace: Workplace) -> None:
+    arms = {"full": ["freeze=full"], "only": ["freeze=only", "freeze.stages=[body9]"]}
+    said = workplace.frostline("study", study(arms=arms, pretrain=None))
+    assert said.code == 2
+    assert "freeze.stages: the network has no stage 'body9'; did you mean 'body3'?" in said.err
+    assert children(workplace) == []
+    said = workplace.frostline("study", study(arms=arms | {"only": ["freze=only"]}, pretrain=None))
+    assert said.code == 2
+    assert "freze: unknown key; did you mean 'freeze'?" in said.err
+
+
+def test_compare_names_the_studies_there_are(workplace: Workplace) -> None:
+    assert workplace.frostline("study", study(seeds=[0], arms={"full": []}, pretrain=None)).code == 0
+    said = workplace.frostline("compare", "questoin")
+    assert (said.code, said.err.strip()) == (2, "study 'questoin': MLflow has none of this name; it has question")
+
+
+def test_ctrl_c_and_a_killed_process_leave_a_study_that_goes_on(workplace: Workplace) -> None:
+    """Both ends in one study, because starting a process takes seconds: first SIGKILL, then Ctrl-C, then the rest."""
+    folder = study(pretrain=None, base=[*TINY, "data.digits=[3,4]", "trainer.max_epochs=300"], seeds=[0])
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        count = len(list(Path("outputs").glob("*")))
+        with subprocess.Popen(start("study", folder), env=environment(), text=True, stderr=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as process:  # fmt: skip
+            try:
+                wait_for(lambda before=count: len(list(Path("outputs").glob("*/last.ckpt"))) > before, process)
+                time.sleep(0.2)
+                os.kill(process.pid, number)
+                process.communicate(timeout=60)
+            finally:
+                process.kill()
+        assert process.returncode == code
+    assert [run.info.status for run in children(workplace)] == ["KILLED", "KILLED"]
+    (parent,) = workplace.runs(phase="study")
+    assert parent.info.status == "KILLED"
+    said = workplace.frostline("study", folder, "trainer.max_epochs=300")
+    assert said.code == 0, said.err
+    assert sorted(run.info.status for run in children(workplace)) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+    assert workplace.runs(phase="study")[0].info.status == "FINISHED"

@@ -1,0 +1,101 @@
+"""Records: opened, filled, closed whatever happens; nothing cut, nothing secret."""
+
+from pathlib import Path
+
+import pytest
+
+from frostline.errors import RequestError
+from frostline.record import LONGEST_PARAM, RunRecord, Store, Tracking, masked
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    return Store.open(Tracking(uri=f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"), "tests")
+
+
+def status(record: RunRecord) -> str:
+    return record.store.run(record.run_id).info.status
+
+
+def test_a_run_that_ends_well_is_finished_and_holds_what_it_was_given(store: Store) -> None:
+    with store.record("one", tags={"phase": "finetune", "seed": "0"}) as record:
+        record.params({"optimizer.lr": 0.1, "freeze.stages": ["stem"]})
+        record.metrics({"val/loss": 2.0}, step=1)
+        record.metrics({"val/loss": 1.0}, step=2)
+        record.json("data.json", {"classes": ["a"]})
+    run = store.run(record.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"optimizer.lr": "0.1", "freeze.stages": "['stem']"}
+    assert [m.value for m in store.client.get_metric_history(record.run_id, "val/loss")] == [2.0, 1.0]
+    assert run.data.tags["frostline.phase"] == "finetune"
+    assert '"classes"' in store.read(record.run_id, "data.json")
+
+
+def test_a_run_that_fails_is_failed_and_keeps_its_traceback(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.record("two", tags={}) as record:
+        record.metrics({"train/loss": 3.0}, step=5)
+        _ = 1 / 0
+    assert status(record) == "FAILED"
+    assert "ZeroDivisionError: division by zero" in store.read(record.run_id, "traceback.txt")
+    assert store.run(record.run_id).data.metrics == {"train/loss": 3.0}
+
+
+def test_a_run_that_a_person_interrupts_is_killed(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt), store.record("three", tags={}) as record:
+        raise KeyboardInterrupt
+    assert status(record) == "KILLED"
+
+
+def test_a_long_parameter_is_cut_and_marked_never_refused(store: Store) -> None:
+    with store.record("four", tags={}) as record:
+        record.params({"long": "x" * (LONGEST_PARAM + 1), "fits": "y" * LONGEST_PARAM})
+    params = store.run(record.run_id).data.params
+    assert params["fits"] == "y" * LONGEST_PARAM
+    assert len(params["long"]) == LONGEST_PARAM
+    assert params["long"].endswith("x ... (whole in config.yaml)")
+
+
+def test_children_are_found_by_their_tags_and_know_their_parent(store: Store) -> None:
+    with store.record("study", tags={"phase": "study", "study": "s"}) as parent:
+        with store.record("child", tags={"signature": "abc", "arm": "full"}, parent=parent.run_id) as child:
+            assert store.finished("abc") is None
+    found = store.finished("abc")
+    assert found is not None
+    assert found.info.run_id == child.run_id
+    assert found.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert [run.info.run_id for run in store.runs(phase="study", study="s")] == [parent.run_id]
+
+
+def test_a_reopened_run_keeps_its_id(store: Store) -> None:
+    with store.record("five", tags={}) as record:
+        pass
+    with store.reopen(record.run_id) as again:
+        assert status(record) == "RUNNING"
+    assert again.run_id == record.run_id
+    assert status(record) == "FINISHED"
+
+
+def test_a_run_whose_process_is_gone_is_killed_and_a_living_one_is_not(store: Store) -> None:
+    dead, living = store.record("dead", tags={}), store.record("living", tags={})
+    store.client.set_tag(dead.run_id, "frostline.pid", "999999999")
+    store.bury_the_dead()
+    assert (status(dead), status(living)) == ("KILLED", "RUNNING")
+    living.close("FINISHED")
+
+
+def test_a_store_without_the_experiment_says_so(store: Store, tmp_path: Path) -> None:
+    uri = store.client.tracking_uri
+    with pytest.raises(RequestError, match="has no experiment 'other'; run a study first"):
+        Store.open(Tracking(uri=uri), "other", create=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@host:5000/x", "http://***@host:5000/x"),
+        ("tracking.uri=https://token@host", "tracking.uri=https://***@host"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_names_and_passwords_in_addresses_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown
