@@ -5,6 +5,7 @@ Nothing heavy is imported before the request is known to be right, so that help 
 
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -34,6 +35,7 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    os.environ["FROSTLINE_COMMAND"] = shlex.join(["frostline", *sys.argv[1:]])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them
     sys.path.insert(0, str(Path.cwd()))  # a user's own classes, named by `_target_`, as with `python -m`
     signal.signal(signal.SIGTERM, _interrupt)
@@ -97,8 +99,9 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
             compose(verb, one)
     failures: list[Exception] = []
     _launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], _guarded(job, failures))
-    if len(failures) > 1 or (failures and sweep):
-        print(f"{len(failures)} of the sweep's runs failed", file=sys.stderr)
+    if failures and sweep:
+        print(f"{len(failures)} of the sweep's runs failed:", *failures, sep="\n", file=sys.stderr)
+        return 1
     if failures:
         raise failures[0]
     return 0
@@ -160,7 +163,8 @@ def _study(arguments: list[str]) -> int:
     with StudyDisplay(runs=len(study.arms) * len(study.seeds) + (study.pretrain is not None)) as display:
         store, run_id, progress = run_study(study, path.resolve().name, overrides, display)
     print(f"{progress.count} runs ({progress.reused} recorded before), {len(progress.failed)} failed")
-    _compare_in(store, run_id, Path("outputs") / path.resolve().name)
+    if any(progress.runs.values()):
+        _compare_in(store, run_id, Path("outputs") / path.resolve().name)
     return 1 if progress.failed else 0
 
 
@@ -194,7 +198,7 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
         console.print(line, markup=False, highlight=False)
     paths = publish(comparison, found.runs, out, footer=found.footer)
     print("written: " + " ".join(str(path) for path in paths))
-    print("every run, its plan and its audit: make ui (or: mlflow ui --backend-store-uri sqlite:///mlflow.db)")
+    print(f"every run, its plan and its audit: mlflow ui --backend-store-uri {store.address}")
 
 
 def _list(arguments: list[str]) -> int:

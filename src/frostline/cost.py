@@ -39,9 +39,11 @@ class Meter(Callback):
         self._step_begun = 0.0
         self._wall = 0.0
         self._trainable = 0
+        self._on_gpu = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock and forget the memory's earlier peak."""
+        self._on_gpu = pl_module.device.type == "cuda"
         _reset_peak_memory()
         self._begun = perf_counter()
 
@@ -77,6 +79,7 @@ class Meter(Callback):
         """Leave torch's counting mode, which is global, if a step broke off."""
         self._counting.close()
         self._counter = None
+        self._wall = perf_counter() - self._begun if self._begun else 0.0
 
     def metrics(self) -> dict[str, float]:
         """Return the bill, by the names under which MLflow keeps it."""
@@ -84,7 +87,7 @@ class Meter(Callback):
             "cost/wall_s": self._wall,
             "cost/step_ms": 1000 * median(self._steps) if self._steps else 0.0,
             "cost/train_flops": self._flops,
-            "cost/peak_memory_mb": _peak_memory_mb(),
+            "cost/peak_memory_mb": _peak_memory_mb(on_gpu=self._on_gpu),
             "cost/trainable_params": float(self._trainable),
         }
 
@@ -98,9 +101,9 @@ def _reset_peak_memory() -> None:
         return
 
 
-def _peak_memory_mb() -> float:
-    """Return the peak of the accelerator's memory where there is one, else of this process's resident memory, in MB."""
-    if torch.cuda.is_available():
+def _peak_memory_mb(*, on_gpu: bool) -> float:
+    """Return the peak of the GPU's memory, or on the processor of this process's whole resident memory, in MB."""
+    if on_gpu:
         return torch.cuda.max_memory_allocated() / 1e6
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

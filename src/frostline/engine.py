@@ -42,6 +42,11 @@ class Freezing(Callback):
         """Whether every audit so far found everything frozen as it was."""
         return all(audit["intact"] for audit in self.audits)
 
+    def metrics(self) -> dict[str, float]:
+        """Return the audits' finding; a run of no epochs has frozen everything and touched nothing."""
+        audited = bool(self.audits) or self._plan.epochs == 0
+        return {"audit/frozen_intact": float(self.intact)} if audited else {}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the optimizer obey the plan's learning-rate factors."""
         for optimizer in trainer.optimizers:
@@ -67,6 +72,12 @@ class Freezing(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Audit the last phase."""
         self._audit()
+        self._phase = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Audit the phase that was broken off, by Ctrl-C say; its finding goes to the record like any other."""
+        if not isinstance(exception, IntegrityError):
+            self._audit()
         self._phase = None
 
     def _apply(self, phase: Phase, optimizers: list[Optimizer]) -> None:

@@ -92,10 +92,13 @@ class Plan:
         """Return how many parameters (scalars) train in a phase."""
         return sum(group.size for group in self.groups if phase.scales[group.name])
 
-    def never_trained(self) -> set[str]:
-        """Return the names of the parameters that no phase trains."""
+    def never_moves(self) -> set[str]:
+        """Return the names of the parameters that no phase trains, and of the statistics that no phase updates."""
         free = {g.name for g in self.groups if any(phase.scales[g.name] for phase in self.phases)}
-        return {name for group in self.groups if group.name not in free for name in group.parameters}
+        awake = {name for phase in self.phases for name, training in phase.modes.items() if training}
+        parameters = {name for group in self.groups if group.name not in free for name in group.parameters}
+        buffers = {name for stage in self.stages for name in stage.buffers if name.rpartition(".")[0] not in awake}
+        return parameters | buffers
 
     def picture(self) -> str:
         """Return the drawn plan: a row a stage, a column an epoch, and what the signs mean."""

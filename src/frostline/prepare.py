@@ -72,20 +72,21 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     Raises:
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
     """
-    _refuse_many_processes(cfg)
+    _refuse_what_no_plan_can_hold(cfg)
     torch.manual_seed(stream(cfg.seed, "init"))
     data, model = build(cfg.data), build(cfg.model)
     data.expect(model.input)
     data.prepare_data()
     data.setup()
     network = model.network(len(data.classes))
-    parts = stages(network, example=next(iter(data.val_dataloader())).inputs[:2])
+    parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
     weights = _weights(cfg.init_from, store)
     carried = _carry(network, weights, parts[-1], cfg.min_coverage)
     plan = _plan(cfg, verb, parts)
-    _refuse_random_parts(plan, parts[-1], carried)
-    extra = {"data": data.fingerprint(), "weights": weights_hash(weights) if weights else "", "verb": verb}
+    new = _new(carried) if carried else set() if model.brings_head(len(data.classes)) else set(parts[-1].parameters)
+    _refuse_random_parts(plan, new)
+    extra = {"data": data.fingerprint(), "weights": weights_hash(network.state_dict()), "verb": verb}
     return Prepared(
         verb=verb,
         cfg=cfg,
@@ -125,7 +126,23 @@ def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Plan:
     return Plan(strategy=strategy, stages=parts, groups=partition(parts), epochs=cfg.trainer.max_epochs)
 
 
-def _refuse_many_processes(cfg: DictConfig) -> None:
+def _stages(network: nn.Module, data: ImageData) -> tuple[Stage, ...]:
+    example = next(iter(data.val_dataloader())).inputs[:2]
+    try:
+        return stages(network, example)
+    except RuntimeError as error:
+        shape = "x".join(str(side) for side in example.shape[-2:])
+        raise RequestError(f"data.image_size: the network cannot take images of {shape} pixels: {error}") from error
+
+
+def _new(carried: Carried) -> set[str]:
+    return {*carried.missing, *(name for name, *_ in carried.reshaped)}
+
+
+def _refuse_what_no_plan_can_hold(cfg: DictConfig) -> None:
+    epochs = cfg.trainer.get("max_epochs")
+    if not isinstance(epochs, int) or epochs < 0:
+        raise RequestError(f"trainer.max_epochs: should be 0 or more, since a plan needs its length, got {epochs}")
     devices, nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
     if nodes != 1 or (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1"):
         raise RequestError(
@@ -133,14 +150,19 @@ def _refuse_many_processes(cfg: DictConfig) -> None:
         )
 
 
-def _refuse_random_parts(plan: Plan, head: Stage, carried: Carried | None) -> None:
-    """Refuse a strategy that would leave a new head as it was drawn."""
-    if carried is None or plan.epochs == 0:
-        return
-    new = {*carried.missing, *(name for name, *_ in carried.reshaped)} & head.parameters.keys()
-    if stuck := sorted(new & plan.never_trained()):
+def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
+    """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
+    head = plan.stages[-1].parameters.keys()
+    stuck = sorted(new & plan.never_moves()) if plan.epochs else []
+    name = type(plan.strategy).__name__
+    if stuck and head.isdisjoint(stuck):
         raise RequestError(
-            f"freeze: the head is new ({', '.join(stuck)}) and {type(plan.strategy).__name__} never trains it; "
+            f"init_from: the weights lack {', '.join(stuck[:5])}, and {name} would hold what was drawn instead frozen; "
+            "take complete weights, or a strategy that trains these"
+        )
+    if stuck:
+        raise RequestError(
+            f"freeze: the head is new ({', '.join(stuck)}) and {name} never trains it; "
             "add 'head' to freeze.stages, or choose a strategy that trains the head"
         )
 

@@ -56,8 +56,8 @@ def diff() -> str:
 
 
 def command() -> str:
-    """Return the command line of this process, as one would type it."""
-    return shlex.join(["frostline", *sys.argv[1:]])
+    """Return the command line as it was typed; the verbs hand a rewritten one on to Hydra."""
+    return os.environ.get("FROSTLINE_COMMAND") or shlex.join(["frostline", *sys.argv[1:]])
 
 
 def _git(*arguments: str) -> str:

@@ -79,6 +79,11 @@ class Store:
             )
         return cls(client=client, experiment_id=found.experiment_id if found else _create(client, experiment))
 
+    @property
+    def address(self) -> str:
+        """The store's URI without user name and password."""
+        return masked(str(self.client.tracking_uri))
+
     def runs(self, **tags: str) -> list[Run]:
         """Return the experiment's runs that carry these tags (`phase="study"` is `frostline.phase`), newest first."""
         clauses = " and ".join(f"tags.`frostline.{key}` = '{value}'" for key, value in tags.items())
@@ -97,11 +102,7 @@ class Store:
     def record(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> "RunRecord":
         """Open the record of a new run, a child of `parent` where that is given."""
         nested = {"mlflow.parentRunId": parent} if parent else {}
-        origin = {
-            "mlflow.source.name": "frostline",
-            "frostline.host": socket.gethostname(),
-            "frostline.pid": str(os.getpid()),
-        }
+        origin = {"mlflow.source.name": "frostline", **_process()}
         run = self.client.create_run(
             self.experiment_id,
             run_name=name,
@@ -112,7 +113,9 @@ class Store:
     def reopen(self, run_id: str) -> "RunRecord":
         """Open the record of an existing run again."""
         self.client.update_run(run_id, status="RUNNING")
-        return RunRecord(store=self, run_id=run_id)
+        record = RunRecord(store=self, run_id=run_id)
+        record.tags(_process())
+        return record
 
     def bury_the_dead(self) -> None:
         """Mark as KILLED every run that says RUNNING but whose process, on this host, is gone."""
@@ -163,8 +166,10 @@ class RunRecord:
         elif isinstance(error, KeyboardInterrupt):
             self.close("KILLED")
         else:
-            self.text("traceback.txt", "".join(traceback.format_exception(kind, error, trace)))
-            self.close("FAILED")
+            try:
+                self.text("traceback.txt", "".join(traceback.format_exception(kind, error, trace)))
+            finally:
+                self.close("FAILED")
 
     def close(self, status: str) -> None:
         """Write what is left and end the run."""
@@ -173,7 +178,7 @@ class RunRecord:
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; one that is too long for MLflow is cut and marked, and stands whole in config.yaml."""
-        entries = [Param(key, _fitting(str(value))) for key, value in params.items()]
+        entries = [Param(key, _fitting(masked(str(value)))) for key, value in params.items()]
         for first in range(0, len(entries), 100):
             self.store.client.log_batch(self.run_id, params=entries[first : first + 100])
 
@@ -195,7 +200,7 @@ class RunRecord:
     def text(self, name: str, text: str) -> None:
         """Keep a text as an artifact."""
         with self.artifact(name) as path:
-            path.write_text(text)
+            path.write_text(masked(text))
 
     def json(self, name: str, value: Any) -> None:
         """Keep plain data as an artifact."""
@@ -229,6 +234,11 @@ class RunRecord:
         )
         inputs = [DatasetInput(entity, tags=[InputTag("mlflow.data.context", context)])]
         self.store.client.log_inputs(self.run_id, datasets=inputs)
+
+
+def _process() -> dict[str, str]:
+    """Return the tags by which a record whose process has died is known."""
+    return {"frostline.host": socket.gethostname(), "frostline.pid": str(os.getpid())}
 
 
 def masked(text: str) -> str:
@@ -269,7 +279,7 @@ def _experiment(client: MlflowClient, name: str) -> Experiment | None:
 def _create(client: MlflowClient, name: str) -> str:
     """Create an experiment; a process that was faster is no error. Artifacts lie beside a local database."""
     local = client.tracking_uri.removeprefix("sqlite:///")
-    location = None if local == client.tracking_uri else (Path(local).parent / "mlruns").as_uri()
+    location = None if local == client.tracking_uri else (Path(local).absolute().parent / "mlruns").as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:

@@ -1,6 +1,7 @@
 """One run, from all that was prepared to a closed record, in the order in which things happen."""
 
 import logging
+import math
 import shutil
 import signal
 import sys
@@ -70,7 +71,7 @@ def execute(
         try:
             measured = _train_and_test(prepared, record, folder, [freezing, meter, *callbacks])
         finally:
-            results = meter.metrics() | {"audit/frozen_intact": float(freezing.intact)}
+            results = meter.metrics() | freezing.metrics()
             record.metrics(results, step=prepared.module.global_step)
             record.json("audit.json", freezing.audits)
             _keep_checkpoint(record, folder)
@@ -87,15 +88,19 @@ def _train_and_test(
     prepared: Prepared, record: RunRecord, folder: Path, callbacks: Sequence[Callback]
 ) -> dict[str, float]:
     cfg, best = prepared.cfg, _checkpoint(folder)
-    stopping = [build(cfg.stopping, key="stopping")] if cfg.stopping else []
-    trainer = build(
-        cfg.trainer, key="trainer", logger=RunLogger(record), callbacks=[*callbacks, best, *stopping], **_display(cfg)
-    )
+    asked = [cfg.stopping] if cfg.stopping else []
+    own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
+    everyone = [*callbacks, best, *own]
+    trainer = build(cfg.trainer, key="trainer", logger=RunLogger(record), callbacks=everyone, **_display(cfg))
     pl.seed_everything(stream(cfg.seed, "train"), workers=True, verbose=False)
     with _interruptible():
         trainer.fit(prepared.module, datamodule=prepared.data)
-        _take_best(prepared.module, best)
-        return dict(trainer.test(prepared.module, datamodule=prepared.data, verbose=False)[0])
+        chosen = _take_best(prepared.module, best)
+        measured = dict(trainer.test(prepared.module, datamodule=prepared.data, verbose=False)[0])
+    record.metrics(chosen, step=prepared.module.global_step)
+    if not math.isfinite(measured["test/loss"]):
+        raise FloatingPointError(f"test/loss is {measured['test/loss']}: training diverged; try a lower optimizer.lr")
+    return measured
 
 
 def _checkpoint(folder: Path) -> ModelCheckpoint:
@@ -103,10 +108,13 @@ def _checkpoint(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
 
 
-def _take_best(module: Training, best: ModelCheckpoint) -> None:
-    """Load the weights that validation chose; a run that trained nothing keeps the carried ones."""
-    if best.best_model_path:
-        module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:
+    """Load the weights that validation chose and say of which epoch; without training the carried ones stay."""
+    if not best.best_model_path:
+        return {}
+    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    return {"best/epoch": float(checkpoint["epoch"]), "best/val_loss": float(best.best_model_score or math.nan)}
 
 
 def _keep_checkpoint(record: RunRecord, folder: Path) -> None:

@@ -5,9 +5,8 @@ again, so that an interrupted or widened study goes on where it stopped.
 """
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from time import perf_counter
 from typing import Any, Protocol
 
 import yaml
@@ -15,6 +14,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
 from frostline.config.compose import compose
+from frostline.errors import RequestError
+from frostline.nearest import did_you_mean
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
 from frostline.run import Outcome, execute, headline
@@ -22,6 +23,8 @@ from frostline.study import Study
 
 PRETRAINED = "study:pretrain"
 """The value of `init_from` that stands for the run that the study's `pretrain` names."""
+QUIET = ("trainer.enable_progress_bar=false",)
+"""A study has one display; Lightning's own would fight with it for the terminal."""
 
 
 class Display(Protocol):
@@ -44,12 +47,61 @@ class Progress:
     runs: dict[str, dict[int, str]]
     failed: list[str] = field(default_factory=list)
     reused: int = 0
-    seconds: float = 0.0
 
     @property
     def count(self) -> int:
         """Runs that were asked for, the failed ones included."""
         return sum(map(len, self.runs.values())) + len(self.failed)
+
+
+@dataclass(kw_only=True)
+class _StudyRun:
+    """A study that is being run."""
+
+    study: Study
+    name: str
+    overrides: Sequence[str]
+    store: Store
+    parent: RunRecord
+    display: Display
+    progress: Progress
+
+    def pretrain(self) -> str | None:
+        """Return the id of the pre-training run, where the study has one; run it if it is not recorded."""
+        if self.study.pretrain is None:
+            return None
+        cfg = compose("pretrain", [*QUIET, *self.study.pretrain, *self.overrides])
+        return self.once(prepare(cfg, "pretrain", self.store), "pre-training", "pretrain")[0]
+
+    def fill(self, cfg: DictConfig, arm: str, seed: int) -> None:
+        """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on."""
+        label = f"{arm} seed {seed}"
+        try:
+            run_id, reused = self.once(prepare(cfg, "finetune", self.store), label, arm)
+            self.progress.runs[arm][seed] = run_id
+            self.progress.reused += reused
+        except Exception as error:
+            self.progress.failed.append(label)
+            self.parent.text(f"failed/{arm}-seed{seed}.txt", traceback.format_exc())
+            self.display.end(label, f"FAILED: {error}")
+        self.parent.json("study.json", self.manifest())
+
+    def once(self, prepared: Prepared, label: str, arm: str) -> tuple[str, bool]:
+        """Return the id of a finished run of this signature, and whether it was there before."""
+        if done := self.store.finished(prepared.signature):
+            self.display.skip(label)
+            return done.info.run_id, True
+        follow = self.display.begin(label)
+        tags = {"study": self.name, "arm": arm}
+        outcome = execute(prepared, self.store, tags=tags, parent=self.parent.run_id, callbacks=[follow])
+        self.display.end(label, _result(outcome))
+        return outcome.run_id, False
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a comparison needs to know: what was asked, and which run answers what."""
+        asked = {k: v for k, v in asdict(self.study).items() if k not in ("base", "pretrain")}
+        found = {"runs": self.progress.runs, "failed": self.progress.failed, "overrides": list(self.overrides)}
+        return asked | {"name": self.name, "arms": list(self.study.arms)} | found
 
 
 def run_study(study: Study, name: str, overrides: Sequence[str], display: Display) -> tuple[Store, str, Progress]:
@@ -68,46 +120,40 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         RequestError: The request is wrong; nothing has been trained, but perhaps the pre-training.
         KeyboardInterrupt: A person interrupted; what has finished is recorded and will not run again.
     """
-    arms = {arm: _compose(study, said, overrides) for arm, said in study.arms.items()}
-    source = compose("pretrain", [*study.pretrain, *overrides]) if study.pretrain is not None else None
-    store = open_store(next(iter(arms.values())))
+    configs = {(arm, seed): _compose(study, arm, seed, overrides) for seed in study.seeds for arm in study.arms}
+    store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
-    begun = perf_counter()
-    progress = Progress(runs={arm: {} for arm in arms})
+    progress = Progress(runs={arm: {} for arm in study.arms})
     with _reopened(store, name) as parent:
         parent.text("study.yaml", yaml.safe_dump(asdict(study), sort_keys=False))
-        if source is not None:
-            _start_from(arms, _pretrained(source, store, parent.run_id, name, display))
-        for cfg in arms.values():
-            prepare(_seeded(cfg, study.seeds[0]), "finetune", store)  # a wrong request is found before the first run
-        for arm, seed in _order(study):
-            _fill(study, progress, arms[arm], arm, seed, store, parent, name, display)
-        progress.seconds = perf_counter() - begun
+        running = _StudyRun(
+            study=study, name=name, overrides=overrides, store=store, parent=parent, display=display, progress=progress
+        )
+        _start_from(configs.values(), running.pretrain())
+        for arm in study.arms:  # a wrong request is found before the first run
+            _refuse_unknown_metric(study, prepare(configs[arm, study.seeds[0]], "finetune", store))
+        for (arm, seed), cfg in configs.items():  # all arms of a seed first: a study cut short is still balanced
+            running.fill(cfg, arm, seed)
         parent.metrics({"study/failed": len(progress.failed), "study/reused": progress.reused})
     return store, parent.run_id, progress
 
 
-def _compose(study: Study, said: Sequence[str], overrides: Sequence[str]) -> DictConfig:
+def _compose(study: Study, arm: str, seed: int, overrides: Sequence[str]) -> DictConfig:
     start = [f"init_from='{PRETRAINED}'"] if study.pretrain is not None else []
-    return compose("finetune", [*start, *study.base, *said, *overrides])
+    return compose("finetune", [*QUIET, *start, *study.base, *study.arms[arm], *overrides, f"seed={seed}"])
 
 
-def _order(study: Study) -> Iterator[tuple[str, int]]:
-    """Yield all arms of a seed before the next seed, so that a study cut short is still balanced."""
-    return ((arm, seed) for seed in study.seeds for arm in study.arms)
-
-
-def _seeded(cfg: DictConfig, seed: int) -> DictConfig:
-    """Return the arm's config with another seed; data follow the run's seed, as every `conf/data` says."""
-    copy = cfg.copy()
-    copy.seed = copy.data.seed = seed
-    return copy
-
-
-def _start_from(arms: Mapping[str, DictConfig], run_id: str) -> None:
-    for cfg in arms.values():
+def _start_from(configs: Iterable[DictConfig], run_id: str | None) -> None:
+    for cfg in configs:
         if cfg.init_from == PRETRAINED:
             cfg.init_from = run_id
+
+
+def _refuse_unknown_metric(study: Study, prepared: Prepared) -> None:
+    names = [*(str(name) for name in prepared.module.test_metrics), "loss"]
+    known = ["train/loss", *(f"{split}/{name}" for split in ("val", "test") for name in names)]
+    if study.metric not in known:
+        raise RequestError(f"metric: no run logs '{study.metric}'; {did_you_mean(study.metric, known)}")
 
 
 def _reopened(store: Store, name: str) -> RunRecord:
@@ -118,57 +164,6 @@ def _reopened(store: Store, name: str) -> RunRecord:
     return store.record(name, tags={"phase": "study", "study": name})
 
 
-def _pretrained(cfg: DictConfig, store: Store, parent: str, name: str, display: Display) -> str:
-    prepared = prepare(cfg, "pretrain", store)
-    tags = {"study": name, "arm": "pretrain"}
-    return _once(prepared, "pre-training", store, tags, parent, display)[0]
-
-
-def _fill(
-    study: Study,
-    progress: Progress,
-    cfg: DictConfig,
-    arm: str,
-    seed: int,
-    store: Store,
-    parent: RunRecord,
-    name: str,
-    display: Display,
-) -> None:
-    """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on."""
-    label = f"{arm} seed {seed}"
-    try:
-        prepared = prepare(_seeded(cfg, seed), "finetune", store)
-        run_id, reused = _once(prepared, label, store, {"study": name, "arm": arm}, parent.run_id, display)
-    except Exception as error:
-        progress.failed.append(label)
-        parent.text(f"failed/{arm}-seed{seed}.txt", traceback.format_exc())
-        display.end(label, f"FAILED: {error}")
-        return
-    progress.runs[arm][seed] = run_id
-    progress.reused += reused
-    parent.json("study.json", _manifest(study, name, progress))
-
-
-def _once(
-    prepared: Prepared, label: str, store: Store, tags: Mapping[str, str], parent: str, display: Display
-) -> tuple[str, bool]:
-    """Return the id of a finished run of this signature, and whether it was there before."""
-    if done := store.finished(prepared.signature):
-        display.skip(label)
-        return done.info.run_id, True
-    follow = display.begin(label)
-    outcome = execute(prepared, store, tags=tags, parent=parent, callbacks=[follow])
-    display.end(label, _result(outcome))
-    return outcome.run_id, False
-
-
 def _result(outcome: Outcome) -> str:
     name, value = headline(outcome.metrics)
     return f"{name} {value:.4f} in {outcome.metrics['cost/wall_s']:.1f} s"
-
-
-def _manifest(study: Study, name: str, progress: Progress) -> dict[str, Any]:
-    """Return what a comparison needs to know of the study: what was asked, and which run answers what."""
-    asked = {k: v for k, v in asdict(study).items() if k not in ("base", "pretrain")}
-    return asked | {"name": name, "arms": list(study.arms), "runs": progress.runs, "failed": progress.failed}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from annotated_types import Gt, MinLen
+from annotated_types import Gt, Lt, MinLen
 
 from frostline.config.check import problems
 from frostline.errors import ConfigError, RequestError
@@ -28,7 +28,7 @@ class Study:
         metric: What is compared.
         higher_is_better: Whether more of it is better.
         margin: The smallest difference that would matter, in the metric's units.
-        confidence: The coverage of intervals.
+        confidence: The coverage of intervals, below 1.
     """
 
     question: str
@@ -40,7 +40,7 @@ class Study:
     metric: str = "test/accuracy"
     higher_is_better: bool = True
     margin: Annotated[float, Gt(0)] = 0.005
-    confidence: Annotated[float, Gt(0)] = 0.95
+    confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
 
     @classmethod
     def read(cls, folder: Path) -> "Study":

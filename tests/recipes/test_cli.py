@@ -110,7 +110,7 @@ def test_a_run_leaves_in_mlflow_all_that_the_contract_names(workplace: Workplace
         *("audit.json", "carried.txt", "predictions.csv", "weights.safetensors", "checkpoints/last.ckpt"),
     }
     sizes = {i.tags[0].value: json.loads(i.dataset.profile)["examples"] for i in run.inputs.dataset_inputs}
-    assert sizes == {"train": 4, "val": 8, "test": 53}
+    assert sizes == {"train": 4, "val": 8, "test": 54}
     cut = run.data.params["objective.note"]
     assert len(cut) == LONGEST_PARAM
     assert cut.endswith(" ... (whole in config.yaml)")
@@ -128,9 +128,9 @@ def test_a_run_leaves_in_mlflow_all_that_the_contract_names(workplace: Workplace
     assert digests == {split: profile["drawn"][:36] for split, profile in data["splits"].items()}
     predictions = workplace.artifact(run_id, "predictions.csv").splitlines()
     assert predictions[0] == "id,place,target,prediction,confidence"
-    assert len(predictions) == 54
+    assert len(predictions) == 55
     right = [row.split(",")[2] == row.split(",")[3] for row in predictions[1:]]
-    assert sum(right) / 53 == pytest.approx(run.data.metrics["test/accuracy"])
+    assert sum(right) / 54 == pytest.approx(run.data.metrics["test/accuracy"])
     assert not (workplace.folder / "outputs").exists()
 
 

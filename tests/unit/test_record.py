@@ -1,8 +1,10 @@
 """Records: opened, filled, closed whatever happens; nothing cut, nothing secret."""
 
+import os
 from pathlib import Path
 
 import pytest
+from workplace import database_in
 
 from frostline.errors import RequestError
 from frostline.record import LONGEST_PARAM, RunRecord, Store, Tracking, masked
@@ -99,3 +101,55 @@ def test_a_store_without_the_experiment_says_so(store: Store, tmp_path: Path) ->
 )
 def test_names_and_passwords_in_addresses_are_masked(text: str, shown: str) -> None:
     assert masked(text) == shown
+
+
+def test_two_stores_are_kept_apart_and_the_environment_is_left_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "the user's own")
+    other = Store.open(Tracking(uri=f"sqlite:///{database_in(tmp_path)}"), "tests")
+    with other.record("one", tags={}) as there:
+        there.text("note.txt", "there")
+    again = Store.open(Tracking(uri=store.client.tracking_uri), "tests")
+    with again.record("two", tags={}) as here:
+        here.text("note.txt", "here")
+    assert again.read(here.run_id, "note.txt") == "here"
+    assert Store.open(Tracking(uri=other.client.tracking_uri), "tests").read(there.run_id, "note.txt") == "there"
+    assert (tmp_path / "mlruns" / there.run_id).is_dir()
+    assert not (tmp_path / "mlruns" / here.run_id).exists()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "the user's own"
+
+
+def test_what_a_run_has_not_is_told(store: Store) -> None:
+    with store.record("bare", tags={}) as record:
+        pass
+    with pytest.raises(RequestError) as caught:
+        store.fetch(record.run_id, "weights.safetensors")
+    sentence = "has no weights.safetensors; only a run that FINISHED has all its artifacts"
+    assert str(caught.value) == f"run {record.run_id}: {sentence}"
+    with pytest.raises(RequestError) as caught:
+        store.fetch("0" * 32, "weights.safetensors")
+    where = f"{store.client.tracking_uri} has none of this id; is tracking.uri where it was logged?"
+    assert str(caught.value) == f"run {'0' * 32}: {where}"
+
+
+def test_each_split_is_an_input_of_its_own(store: Store) -> None:
+    with store.record("inputs", tags={}) as record:
+        for digest, split in (("a" * 64, "train"), ("b" * 64, "val")):
+            record.dataset(name="digits", digest=digest, source="here", context=split, profile={"examples": 3})
+    inputs = store.run(record.run_id).inputs.dataset_inputs
+    assert {(i.tags[0].value, i.dataset.digest) for i in inputs} == {("train", "a" * 36), ("val", "b" * 36)}
+
+
+@pytest.mark.parametrize(
+    ("uri", "name", "beginning"),
+    [
+        ("nonsense://joe:secret@x", "tests", "tracking.uri: nonsense://***@x cannot be opened: "),
+        (None, "", "experiment_name: '' cannot be created: "),
+    ],
+)
+def test_a_store_that_cannot_be_used_says_why(uri: str | None, name: str, beginning: str, store: Store) -> None:
+    with pytest.raises(RequestError) as caught:
+        Store.open(Tracking(uri=uri or store.client.tracking_uri), name)
+    assert str(caught.value).startswith(beginning)
+    assert "secret" not in str(caught.value)

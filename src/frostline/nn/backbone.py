@@ -29,6 +29,9 @@ class Backbone(Protocol):
     def input(self) -> ImageInput:
         """The images that the network expects."""
 
+    def brings_head(self, num_classes: int) -> bool:
+        """Tell whether the recipe's own weights fill a last layer of so many classes."""
+
     def network(self, num_classes: int) -> nn.Module:
         """Build the network.
 

@@ -26,6 +26,10 @@ class CifarResNet:
         """32x32, normalised as ImageNet is: what the public weights were trained with."""
         return _IMAGENET
 
+    def brings_head(self, num_classes: int) -> bool:
+        """Return False: the recipe has no weights of its own."""
+        return False
+
     def network(self, num_classes: int) -> nn.Module:
         """Build the network with new weights: images (B, 3, H, W) -> logits (B, num_classes)."""
         return _ResNet(blocks=(self.depth - 2) // 6, num_classes=num_classes)

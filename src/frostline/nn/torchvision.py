@@ -56,6 +56,10 @@ class Torchvision:
             return ImageInput(size=preset.crop_size[0], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         return ImageInput(size=preset.crop_size[0], mean=tuple(preset.mean), std=tuple(preset.std))
 
+    def brings_head(self, num_classes: int) -> bool:
+        """Tell whether there are weights, of as many classes as all of torchvision's classifiers: ImageNet's 1,000."""
+        return self.weights is not None and num_classes == 1000
+
     def network(self, num_classes: int) -> nn.Module:
         """Build the network and fill it with its weights; a classifier of another size keeps its new weights.
 
