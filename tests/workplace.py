@@ -1,5 +1,6 @@
 """A folder to use the command line in, as a person would, without the seconds that starting a process takes."""
 
+import atexit
 import os
 import shutil
 import sys
@@ -26,6 +27,8 @@ TINY = (
     "trainer.accelerator=cpu",
 )
 """A run of some tenths of a second."""
+
+SET_BY_THE_PROGRAM = ("FROSTLINE_COMMAND", "HYDRA_FULL_ERROR", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 FOREIGN = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow's use of SQLAlchemy 2.1
@@ -66,7 +69,7 @@ class Workplace:
         self.folder = folder
         self._monkeypatch = monkeypatch
         self._capsys = capsys
-        for name in ("HYDRA_FULL_ERROR", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # set by the program; gone afterwards
+        for name in SET_BY_THE_PROGRAM:  # and gone after the test
             monkeypatch.setenv(name, os.environ.get(name, ""))
             monkeypatch.delenv(name)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -123,5 +126,6 @@ def database_in(folder: Path) -> Path:
 @cache
 def _empty_database() -> Path:
     path = Path(tempfile.mkdtemp(prefix="frostline-tests-")) / "mlflow.db"
+    atexit.register(shutil.rmtree, path.parent)
     Store.open(Tracking(uri=f"sqlite:///{path}"), "none", create=True)
     return path

@@ -192,7 +192,7 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
 
     found = recorded(store, study)
     comparison = compare(found.question, found.runs)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)  # a file has no width of its own
     console.print(rich_table(comparison))
     for line in [comparison.verdict, *comparison.problems]:
         console.print(line, markup=False, highlight=False)

@@ -106,7 +106,7 @@ class Store:
         run = self.client.create_run(
             self.experiment_id,
             run_name=name,
-            tags={**{f"frostline.{k}": v for k, v in tags.items()}, **nested, **origin},
+            tags={**{_tag(key): value for key, value in tags.items()}, **nested, **origin},
         )
         return RunRecord(store=self, run_id=run.info.run_id)
 
@@ -184,7 +184,7 @@ class RunRecord:
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, under `frostline.` where a name has no prefix."""
-        entries = [RunTag(key if "." in key else f"frostline.{key}", value) for key, value in tags.items()]
+        entries = [RunTag(_tag(key), value) for key, value in tags.items()]
         self.store.client.log_batch(self.run_id, tags=entries)
 
     def metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
@@ -234,6 +234,11 @@ class RunRecord:
         )
         inputs = [DatasetInput(entity, tags=[InputTag("mlflow.data.context", context)])]
         self.store.client.log_inputs(self.run_id, datasets=inputs)
+
+
+def _tag(key: str) -> str:
+    """Return a tag's whole name: ours stand under `frostline.`, MLflow's own keep theirs."""
+    return key if "." in key else f"frostline.{key}"
 
 
 def _process() -> dict[str, str]:

@@ -121,9 +121,7 @@ def test_a_study_of_which_nothing_finished_says_so(workplace: Workplace) -> None
     said = workplace.frostline("study", study(arms={"full": broken}, seeds=[0], pretrain=None))
     assert (said.code, said.err) == (1, "")
     assert said.out.splitlines()[-1] == "1 runs (0 recorded before), 1 failed"
-    said = workplace.frostline("compare", "question")
-    sentence = "study 'question': none of its runs has finished; run `frostline study` first"
-    assert (said.code, said.err.strip()) == (2, sentence)
+    assert not Path("outputs").exists(), "there is nothing to compare"
 
 
 def test_an_arm_that_is_wrong_stops_the_study_before_any_runs(workplace: Workplace) -> None:
@@ -166,3 +164,17 @@ def test_ctrl_c_and_a_killed_process_leave_a_study_that_goes_on(workplace: Workp
     assert said.code == 0, said.err
     assert sorted(run.info.status for run in children(workplace)) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
     assert workplace.runs(phase="study")[0].info.status == "FINISHED"
+
+
+def test_a_metric_that_no_run_logs_is_refused_before_any_runs(workplace: Workplace) -> None:
+    said = workplace.frostline("study", study(metric="test/acuracy", pretrain=None))
+    sentence = "metric: no run logs 'test/acuracy'; did you mean 'test/accuracy'?"
+    assert (said.code, said.err.strip()) == (2, sentence)
+    assert children(workplace) == []
+
+
+def test_the_record_of_a_study_holds_the_command_as_it_was_typed(workplace: Workplace) -> None:
+    assert workplace.frostline("study", study(seeds=[0], pretrain=None), "optimizer.lr=0.02").code == 0
+    for run in children(workplace):
+        command = workplace.artifact(run.info.run_id, "command.txt")
+        assert command == "frostline study question optimizer.lr=0.02\n"

@@ -57,13 +57,15 @@ def test_a_run_of_no_epochs_still_has_a_plan() -> None:
     assert [phase.epochs for phase in plan(Full(), epochs=0).phases] == ["0"]
 
 
-def test_what_never_trains_is_what_no_phase_trains() -> None:
-    assert plan(LpFt()).never_trained() == set()
-    assert {name.split(".")[0] for name in plan(Only(stages=["body1", "head"])).never_trained()} == {
-        *("conv", "norm"),
-        *("second", "third"),
-    }
-    assert "fc.weight" in plan(Only(stages=["stem"])).never_trained()
+def test_what_never_moves_is_what_no_phase_trains_or_updates() -> None:
+    assert plan(LpFt()).never_moves() == set()
+    held = plan(Only(stages=["body1", "head"])).never_moves()
+    assert {name.split(".")[0] for name in held} == {"conv", "norm", "second", "third"}
+    assert "fc.weight" in plan(Only(stages=["stem"])).never_moves()
+    assert {"norm.weight", "norm.running_mean"} <= plan(Head()).never_moves()
+    running = plan(Head(norm_stats="running")).never_moves()
+    assert "norm.weight" in running
+    assert "norm.running_mean" not in running
 
 
 def test_modes_follow_what_trains_unless_the_policy_says_otherwise() -> None:

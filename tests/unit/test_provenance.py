@@ -78,5 +78,8 @@ def test_the_environment_names_interpreter_and_packages() -> None:
 
 
 def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FROSTLINE_COMMAND", raising=False)
     monkeypatch.setattr(sys, "argv", ["/bin/frostline", "finetune", "data.root=my images", "seed=1"])
     assert provenance.command() == "frostline finetune 'data.root=my images' seed=1"
+    monkeypatch.setenv("FROSTLINE_COMMAND", "frostline plan")
+    assert provenance.command() == "frostline plan"
