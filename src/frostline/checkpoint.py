@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from frostline.errors import WeightsError
-from frostline.nn.weights import read_weights
+from frostline.nn.weights import COUNTER, read_weights
 
 __all__ = ["Carried", "carry", "read_weights", "save_weights", "weights_hash"]
 
@@ -21,9 +21,6 @@ _PREFIXES = ("", "module.", "model.", "network.", "backbone.", "_orig_mod.")
 """What training code puts before the names of the network that it wraps."""
 
 _LINES = 12
-
-# Batch normalisation counts its batches only since 2018, and needs the count only where it averages over all of them.
-_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +135,7 @@ def _compare(
     absent = [name for name in own.keys() - named.keys() if id(own[name]) not in carried]
     shared = [(name, tuple(named[name].shape), tuple(tensor.shape)) for name, tensor in own.items() if name in named]
     return Carried(
-        missing=tuple(sorted(name for name in absent if not name.endswith(_COUNTER))),
+        missing=tuple(sorted(name for name in absent if not name.endswith(COUNTER))),
         unexpected=tuple(sorted(named.keys() - own.keys())),
         reshaped=tuple((name, theirs, ours) for name, theirs, ours in sorted(shared) if theirs != ours),
         coverage=covered / sum(body.values()) if body else 1.0,

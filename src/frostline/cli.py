@@ -183,8 +183,6 @@ def _compare(arguments: list[str]) -> int:
 
 def _compare_in(store: Any, study: str, out: Path) -> None:
     """Print a study's comparison and write it to a folder."""
-    from rich.console import Console
-
     from frostline.compare.comparison import compare
     from frostline.compare.publish import publish
     from frostline.compare.recorded import recorded
@@ -192,7 +190,7 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
 
     found = recorded(store, study)
     comparison = compare(found.question, found.runs)
-    console = Console(width=None if sys.stdout.isatty() else 110)  # a file has no width of its own
+    console = _console(narrowest=110)
     console.print(rich_table(comparison))
     for line in [comparison.verdict, *comparison.problems]:
         console.print(line, markup=False, highlight=False)
@@ -201,8 +199,14 @@ def _compare_in(store: Any, study: str, out: Path) -> None:
     print(f"every run, its plan and its audit: mlflow ui --backend-store-uri {store.address}")
 
 
-def _list(arguments: list[str]) -> int:
+def _console(*, narrowest: int) -> Any:
+    """Return a terminal to print tables on; a file has no width of its own."""
     from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else narrowest)
+
+
+def _list(arguments: list[str]) -> int:
     from rich.table import Table
 
     from frostline.config.compose import groups, options, summary
@@ -217,7 +221,7 @@ def _list(arguments: list[str]) -> int:
     for group in arguments or groups():
         for option in options(group):
             table.add_row(f"{group}={option}", summary(group, option))
-    Console().print(table)
+    _console(narrowest=200).print(table)
     return 0
 
 

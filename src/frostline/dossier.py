@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,9 +16,9 @@ from frostline.prepare import WEIGHTS, Prepared, learning_rate, plain
 from frostline.record import RunRecord, masked
 
 
-def name_of(prepared: Prepared) -> str:
-    """Return what MLflow lists the run as."""
-    return f"{_freeze(prepared.cfg)}-seed{prepared.cfg.seed}" if prepared.verb == "finetune" else "pretrain"
+def name_of(tags: Mapping[str, str]) -> str:
+    """Return what MLflow lists a run of these tags as: its arm in a study, else its strategy, and its seed."""
+    return f"{tags['arm']}-seed{tags['seed']}" if tags["phase"] == "finetune" else tags["phase"]
 
 
 def _freeze(cfg: DictConfig) -> str:
@@ -36,6 +37,7 @@ def tags_of(prepared: Prepared) -> dict[str, str]:
         "signature": prepared.signature,
         "pairing": prepared.pairing,
         "parent_weights": str(cfg.init_from or ""),
+        "weights": prepared.weights,
         "data": prepared.data.fingerprint(),
         "mlflow.source.git.commit": provenance.commit(),
     }
@@ -69,7 +71,8 @@ def record_results(prepared: Prepared, record: RunRecord) -> None:
     """Keep what only a run that came to its end has: weights and predictions."""
     with record.artifact(WEIGHTS) as path:
         save_weights(prepared.network, path, metadata={"signature": prepared.signature})
-    record.text("predictions.csv", _predictions(prepared))
+    if prepared.module.predictions:
+        record.text("predictions.csv", _predictions(prepared))
 
 
 def _predictions(prepared: Prepared) -> str:

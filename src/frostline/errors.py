@@ -1,5 +1,8 @@
 """The errors that are the user's to mend: a sentence each, naming the key or the file and the way out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RequestError(ValueError):
     """What was asked for cannot be done as asked; the command line prints the sentence and exits with 2."""
@@ -11,6 +14,29 @@ class ConfigError(RequestError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n  ".join([f"{len(problems)} problem(s) in the config:", *problems]))
+
+
+class Mistakes:
+    """Gathers what independent checks refuse, so that a user reads of every mistake at once."""
+
+    def __init__(self) -> None:
+        self._found: list[RequestError] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep the refusal of this context, if there is one, for `refuse`."""
+        try:
+            yield
+        except RequestError as error:
+            self._found.append(error)
+
+    def refuse(self) -> None:
+        """Raise what was gathered: one error as it is, several as a `ConfigError` of them all."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            each = [error.problems if isinstance(error, ConfigError) else [str(error)] for error in self._found]
+            raise ConfigError([problem for problems in each for problem in problems])
 
 
 class DataError(RequestError):

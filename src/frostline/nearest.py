@@ -5,6 +5,12 @@ from collections.abc import Iterable
 from itertools import takewhile
 
 
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that this one is most likely meant to be, or None where none is near."""
+    close = difflib.get_close_matches(name, sorted(valid), n=5)
+    return max(close, key=lambda other: _likeness(name, other), default=None)
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the nearest of the valid names, or the list of them where none is near.
 
@@ -16,10 +22,8 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     'there are head, stem'
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=5)
-    if not close:
-        return f"there are {', '.join(names)}"
-    return f"did you mean '{max(close, key=lambda other: _likeness(name, other))}'?"
+    meant = nearest(name, names)
+    return f"there are {', '.join(names)}" if meant is None else f"did you mean '{meant}'?"
 
 
 def _likeness(name: str, other: str) -> tuple[float, int]:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,12 +16,13 @@ from frostline.config.build import as_request, build
 from frostline.config.effective import effective, signature
 from frostline.data.images import ImageData
 from frostline.engine import digest
-from frostline.errors import ConfigError, RequestError
+from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
+from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
-from frostline.optim.partition import optimizer_over, partition
+from frostline.optim.partition import partition
 from frostline.plan import Plan, as_text
 from frostline.record import Store, Tracking
 from frostline.seeds import stream
@@ -41,6 +43,7 @@ class Prepared:
     plan: Plan
     carried: Carried | None
     signature: str
+    weights: str
     pairing: str
 
     @property
@@ -72,21 +75,19 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     Raises:
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
     """
-    _refuse_what_no_plan_can_hold(cfg)
     torch.manual_seed(stream(cfg.seed, "init"))
-    data, model = build(cfg.data), build(cfg.model)
+    data, model, weights = _ingredients(cfg, store)
     data.expect(model.input)
-    data.prepare_data()
     data.setup()
     network = model.network(len(data.classes))
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
-    weights = _weights(cfg.init_from, store)
     carried = _carry(network, weights, parts[-1], cfg.min_coverage)
     plan = _plan(cfg, verb, parts)
     new = _new(carried) if carried else set() if model.brings_head(len(data.classes)) else set(parts[-1].parameters)
     _refuse_random_parts(plan, new)
-    extra = {"data": data.fingerprint(), "weights": weights_hash(network.state_dict()), "verb": verb}
+    start = weights_hash(network.state_dict())
+    extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
     return Prepared(
         verb=verb,
         cfg=cfg,
@@ -95,6 +96,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         plan=plan,
         carried=carried,
         signature=signature(plain(cfg), extra=extra),
+        weights=start,
         pairing=pairing,
     )
 
@@ -105,12 +107,37 @@ def plan_text(prepared: Prepared) -> str:
     return text if prepared.carried is None else f"{text}\n{prepared.carried}\n"
 
 
+def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[ImageData, Backbone, dict[str, Tensor] | None]:
+    """Return data, model and weights to carry, each as its key asks; what is wrong with any of them is said at once."""
+    mistakes = Mistakes()
+    for check in (_refuse_what_no_plan_can_hold, _refuse_another_logger, _refuse_optimizer):
+        with mistakes.gathered():
+            check(cfg)
+    data, model, weights = None, None, None
+    with mistakes.gathered():
+        data = build(cfg.data)
+        data.prepare_data()
+        data.source()
+    with mistakes.gathered():
+        model = build(cfg.model)
+    with mistakes.gathered():
+        weights = _weights(cfg.init_from, store)
+    mistakes.refuse()
+    assert data is not None
+    assert model is not None
+    return data, model, weights
+
+
 def _weights(init_from: str | None, store: Store | None) -> dict[str, Tensor] | None:
     if init_from is None:
         return None
     if re.fullmatch(r"[0-9a-f]{32}", init_from) and store is not None:
         return read_weights(store.fetch(init_from, WEIGHTS))
-    return read_weights(init_from)
+    try:
+        return read_weights(init_from)
+    except WeightsError as error:
+        run = "" if Path(init_from).exists() else "; a run is named by its id, of 32 characters"
+        raise WeightsError(f"init_from: {error}{run}") from error
 
 
 def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage, least: float) -> Carried | None:
@@ -150,6 +177,17 @@ def _refuse_what_no_plan_can_hold(cfg: DictConfig) -> None:
         )
 
 
+def _refuse_optimizer(cfg: DictConfig) -> None:
+    """Let the optimizer check its own ranges, before anything is read or built that takes long."""
+    with as_request("optimizer"):
+        build(cfg.optimizer, key="optimizer")([torch.zeros(1, requires_grad=True)])
+
+
+def _refuse_another_logger(cfg: DictConfig) -> None:
+    if cfg.trainer.get("logger") is not None:
+        raise RequestError("trainer.logger: every run is logged to MLflow; choose where with tracking.uri")
+
+
 def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
     """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
     head = plan.stages[-1].parameters.keys()
@@ -174,8 +212,6 @@ def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, classes
         "scheduler": build(cfg.scheduler, key="scheduler"),
         "classes": classes,
     }
-    with as_request("optimizer"):
-        optimizer_over(plan.groups, common["optimizer"])  # its own checks of ranges, before anything trains
     objective = build(cfg.objective, key="objective")
     if verb == "pretrain":
         return Pretraining(network, objective, **common)

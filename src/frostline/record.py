@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down is told of at once
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
@@ -86,7 +87,7 @@ class Store:
 
     def runs(self, **tags: str) -> list[Run]:
         """Return the experiment's runs that carry these tags (`phase="study"` is `frostline.phase`), newest first."""
-        clauses = " and ".join(f"tags.`frostline.{key}` = '{value}'" for key, value in tags.items())
+        clauses = " and ".join(f"tags.`frostline.{key}` = {_quoted(value)}" for key, value in tags.items())
         return list(
             self.client.search_runs([self.experiment_id], clauses, max_results=10_000, order_by=["start_time DESC"])
         )
@@ -234,6 +235,11 @@ class RunRecord:
         )
         inputs = [DatasetInput(entity, tags=[InputTag("mlflow.data.context", context)])]
         self.store.client.log_inputs(self.run_id, datasets=inputs)
+
+
+def _quoted(value: str) -> str:
+    """Write a value as MLflow's filters take it: in the quotes that it does not hold."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
 
 
 def _tag(key: str) -> str:

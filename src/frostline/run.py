@@ -64,7 +64,8 @@ def execute(
         IntegrityError: Something frozen has changed.
         KeyboardInterrupt: A person interrupted; the record is closed as KILLED.
     """
-    with store.record(name_of(prepared), tags=tags_of(prepared) | dict(tags or {}), parent=parent) as record, _quiet():
+    known = tags_of(prepared) | dict(tags or {})
+    with store.record(name_of(known), tags=known, parent=parent) as record, _quiet():
         record_request(prepared, record)
         freezing, meter = Freezing(prepared.network, prepared.plan), Meter(prepared.plan)
         folder = Path("outputs") / record.run_id
@@ -80,8 +81,9 @@ def execute(
 
 
 def headline(metrics: Mapping[str, float]) -> tuple[str, float]:
-    """Return the name and the value of the test metric that is reported first."""
-    return next((k, v) for k, v in metrics.items() if k.startswith("test/") and k != "test/loss")
+    """Return the name and the value of the metric that is reported first: of test, or of val where test was left."""
+    split = "test" if "test/loss" in metrics else "val"
+    return next((k, v) for k, v in metrics.items() if k.startswith(f"{split}/") and k != f"{split}/loss")
 
 
 def _train_and_test(
@@ -96,10 +98,19 @@ def _train_and_test(
     with _interruptible():
         trainer.fit(prepared.module, datamodule=prepared.data)
         chosen = _take_best(prepared.module, best)
-        measured = dict(trainer.test(prepared.module, datamodule=prepared.data, verbose=False)[0])
-    record.metrics(chosen, step=prepared.module.global_step)
-    if not math.isfinite(measured["test/loss"]):
-        raise FloatingPointError(f"test/loss is {measured['test/loss']}: training diverged; try a lower optimizer.lr")
+        record.metrics(chosen, step=prepared.module.global_step)
+        return _measure(prepared, trainer)
+
+
+def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:
+    """Return what the chosen weights score on val and, unless the test split is to be left alone, on test."""
+    scores = [trainer.validate(prepared.module, datamodule=prepared.data, verbose=False)]
+    if trainer.limit_test_batches:
+        scores.append(trainer.test(prepared.module, datamodule=prepared.data, verbose=False))
+    measured = {name: value for parts in scores for part in parts for name, value in part.items()}
+    for name, value in measured.items():
+        if name.endswith("/loss") and not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value}: training diverged; try a lower optimizer.lr")
     return measured
 
 

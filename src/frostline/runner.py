@@ -5,7 +5,7 @@ again, so that an interrupted or widened study goes on where it stopped.
 """
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +25,10 @@ PRETRAINED = "study:pretrain"
 """The value of `init_from` that stands for the run that the study's `pretrain` names."""
 QUIET = ("trainer.enable_progress_bar=false",)
 """A study has one display; Lightning's own would fight with it for the terminal."""
+
+
+UNTESTED = ("trainer.limit_test_batches=0",)
+"""A study that chooses by a metric of val leaves the test split alone: it is looked at once, after the choice."""
 
 
 class Display(Protocol):
@@ -117,9 +121,11 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         The store, the id of the study's run, and what became of the runs.
 
     Raises:
-        RequestError: The request is wrong; nothing has been trained, but perhaps the pre-training.
+        RequestError: The request is wrong; nothing but the pre-training may have been trained.
         KeyboardInterrupt: A person interrupted; what has finished is recorded and will not run again.
     """
+    if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
+        raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
     configs = {(arm, seed): _compose(study, arm, seed, overrides) for seed in study.seeds for arm in study.arms}
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
@@ -130,8 +136,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
             study=study, name=name, overrides=overrides, store=store, parent=parent, display=display, progress=progress
         )
         _start_from(configs.values(), running.pretrain())
-        for arm in study.arms:  # a wrong request is found before the first run
-            _refuse_unknown_metric(study, prepare(configs[arm, study.seeds[0]], "finetune", store))
+        _refuse_wrong_arms(study, configs, store)
         for (arm, seed), cfg in configs.items():  # all arms of a seed first: a study cut short is still balanced
             running.fill(cfg, arm, seed)
         parent.metrics({"study/failed": len(progress.failed), "study/reused": progress.reused})
@@ -140,13 +145,24 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
 
 def _compose(study: Study, arm: str, seed: int, overrides: Sequence[str]) -> DictConfig:
     start = [f"init_from='{PRETRAINED}'"] if study.pretrain is not None else []
-    return compose("finetune", [*QUIET, *start, *study.base, *study.arms[arm], *overrides, f"seed={seed}"])
+    chosen = [*QUIET, *(UNTESTED if study.metric.startswith("val/") else ()), *start]
+    return compose("finetune", [*chosen, *study.base, *study.arms[arm], *overrides, f"seed={seed}"])
 
 
 def _start_from(configs: Iterable[DictConfig], run_id: str | None) -> None:
     for cfg in configs:
         if cfg.init_from == PRETRAINED:
             cfg.init_from = run_id
+
+
+def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store) -> None:
+    """Find what is wrong with any arm before the first run."""
+    for arm in study.arms:
+        try:
+            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store)
+        except RequestError as error:
+            raise RequestError(f"arm '{arm}': {error}") from error
+        _refuse_unknown_metric(study, prepared)
 
 
 def _refuse_unknown_metric(study: Study, prepared: Prepared) -> None:

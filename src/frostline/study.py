@@ -62,6 +62,8 @@ class Study:
         wrong = problems({"_target_": "frostline.study.Study", **said})
         if not wrong and said["reference"] not in said["arms"]:
             wrong = [f"reference: no arm '{said['reference']}'; {did_you_mean(said['reference'], said['arms'])}"]
+        if not wrong and len(set(said["seeds"])) < len(said["seeds"]):
+            wrong = [f"seeds: each should stand once, got {said['seeds']}"]
         if wrong:
             raise ConfigError([f"{path}: {problem.lstrip('.')}" for problem in wrong])
         return cls(**said)

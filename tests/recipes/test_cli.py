@@ -264,11 +264,27 @@ def test_help_answers_in_under_a_second_without_torch(arguments: str, tmp_path: 
             "finetune freeze=only freeze.stages=[body9]",
             "1 problem(s) in the config:\n  freeze.stages: the network has no stage 'body9'; did you mean 'body3'?",
         ),
-        ("finetune init_from=lost.pt", "There is no file lost.pt."),
+        (
+            "finetune init_from=lost.pt",
+            "init_from: There is no file lost.pt; a run is named by its id, of 32 characters",
+        ),
         (
             "finetune init_from=00000000000000000000000000000000",
             "run 00000000000000000000000000000000: sqlite:///{cwd}/mlflow.db has none of this id; "
             "is tracking.uri where it was logged?",
+        ),
+        (
+            "finetune data=image_folder data.root=qqq init_from=lost.pt optimizer.lr=-1 trainer.max_epochs=-5 "
+            "model=torchvision model.name=resnet51",
+            "5 problem(s) in the config:\n  trainer.max_epochs: should be 0 or more, since a plan needs its length, "
+            "got -5\n  optimizer: Invalid learning rate: -1\n  data.root=qqq: no such file or folder; '.' has no "
+            "'qqq'\n  model.name: 'resnet51' is no classification network of torchvision; "
+            "did you mean 'resnet50'?"
+            "\n  init_from: There is no file lost.pt; a run is named by its id, of 32 characters",
+        ),
+        (
+            "finetune +trainer.logger=true",
+            "trainer.logger: every run is logged to MLflow; choose where with tracking.uri",
         ),
         ("finetune data.digits=[3]", "data.digits=[3]: there is nothing to tell apart; choose at least two digits"),
     ],
@@ -323,7 +339,7 @@ def test_weights_of_another_network_and_cut_files_are_refused(workplace: Workpla
     said = workplace.frostline("finetune", *TINY, "init_from=cut.safetensors")
     assert (said.code, said.err.strip()) == (
         2,
-        f"cut.safetensors is truncated or not a file of weights ({len(whole) // 2} bytes); copy or download it again.",
+        f"init_from: cut.safetensors is truncated or not a file of weights ({len(whole) // 2} bytes); copy or download it again.",
     )
 
 

@@ -77,6 +77,54 @@ def test_every_arm_runs_with_every_seed_under_one_parent_and_is_compared(
     assert sorted(path.name for path in elsewhere.iterdir()) == ["report"]
 
 
+def test_a_study_that_chooses_by_val_leaves_the_test_split_alone(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(ImageData, "test_dataloader", noticing(ImageData.test_dataloader, "test", looked))
+    said = workplace.frostline("study", study(metric="val/accuracy", seeds=[0], pretrain=None))
+    assert said.code == 0, said.err
+    assert looked == []
+    for run in children(workplace):
+        assert not [name for name in run.data.metrics if name.startswith("test/")]
+        best, losses = (
+            run.data.metrics["best/val_loss"],
+            workplace.store.client.get_metric_history(run.info.run_id, "val/loss"),
+        )
+        assert min(entry.value for entry in losses) == pytest.approx(best)
+        assert run.data.metrics["val/loss"] == pytest.approx(best), "the last value is that of the chosen weights"
+
+
+@pytest.mark.parametrize(
+    ("changes", "override", "sentence"),
+    [
+        ({}, "seed=3", "seed=3: a study's seeds stand in its study.yaml; change them there"),
+        ({"seeds": [0, 0]}, "min_coverage=0.5", "seeds: each should stand once, got [0, 0]"),
+        (
+            {"arms": {"full": [], "bad": ["freeze=only", "freeze.stages=[body9]"]}},
+            "min_coverage=0.5",
+            "arm 'bad': 1 problem(s) in the config:\n  freeze.stages: the network has no stage 'body9'",
+        ),
+    ],
+)
+def test_a_wrong_study_gets_its_sentence(
+    changes: dict[str, object], override: str, sentence: str, workplace: Workplace
+) -> None:
+    said = workplace.frostline("study", study(**changes, pretrain=None), override)
+    assert said.code == 2
+    assert sentence in said.err
+
+
+def test_a_study_of_which_nothing_has_finished_cannot_be_compared(workplace: Workplace) -> None:
+    with workplace.store.record("o'hare", tags={"phase": "study", "study": "o'hare"}):
+        pass
+    said = workplace.frostline("compare", "o'hare")
+    assert (said.code, said.err.strip()) == (
+        2,
+        "study 'o'hare': none of its runs has finished; run `frostline study` first",
+    )
+
+
 def noticing(method: object, name: str, looked: list[str]) -> object:
     def noticed(self: object, *arguments: object) -> object:
         looked.append(name)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from frostline.compare import statistics
 from frostline.compare.headline import headline
-from frostline.compare.question import ArmResult, Comparison, Measured, Question, Verdict, ranked
+from frostline.compare.question import FRONTS, ArmResult, Comparison, Measured, Question, Verdict, ranked
 from frostline.compare.statistics import Difference
 
 
@@ -22,7 +22,7 @@ def compare(question: Question, runs: Sequence[Measured]) -> Comparison:
     """
     believed = {(run.arm, run.seed): run for run in runs if _doubt(question, run) is None}
     differences = _differences(question, believed)
-    arms = _with_front(question, [_result(question, arm, believed, differences.get(arm)) for arm in question.arms])
+    arms = _with_fronts(question, [_result(question, arm, believed, differences.get(arm)) for arm in question.arms])
     return Comparison(
         question=question,
         arms=arms,
@@ -137,11 +137,16 @@ def _verdict(question: Question, difference: Difference) -> Verdict:
     return "equivalent" if difference.p_equivalence < question.alpha else "no difference shown"
 
 
-def _with_front(question: Question, arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
-    timed = [arm for arm in ranked(question, arms) if "wall_s" in arm.cost]
-    front = statistics.pareto([(question.sign * arm.mean, arm.cost["wall_s"]) for arm in timed])
-    best = {arm.arm for arm, undominated in zip(timed, front, strict=True) if undominated}
-    return tuple(replace(arm, pareto=arm.arm in best) for arm in arms)
+def _with_fronts(question: Question, arms: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
+    fronts = {cost: _front(question, arms, cost) for cost in FRONTS}
+    return tuple(replace(arm, pareto=tuple(cost for cost in FRONTS if arm.arm in fronts[cost])) for arm in arms)
+
+
+def _front(question: Question, arms: Sequence[ArmResult], cost: str) -> set[str]:
+    """Name the arms that no other arm beats in score at as little of this cost."""
+    measured = [arm for arm in ranked(question, arms) if cost in arm.cost]
+    undominated = statistics.pareto([(question.sign * arm.mean, arm.cost[cost]) for arm in measured])
+    return {arm.arm for arm, on_front in zip(measured, undominated, strict=True) if on_front}
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -13,6 +13,10 @@ from frostline.nearest import did_you_mean
 Verdict = Literal["reference", "better", "worse", "equivalent", "no difference shown", "no inference"]
 
 
+FRONTS = {"wall_s": "t", "train_flops": "f"}
+"""The costs that a Pareto front is drawn over, and their marks: time depends on the machine, FLOPs do not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """One finished run.
@@ -92,7 +96,7 @@ class ArmResult:
         cost: Means over the runs that measured it, keyed and in units as in `Measured`.
         interval: Of the mean score; None where the seeds are too few for inference.
         difference: To the reference; None for the reference itself.
-        pareto: Whether no other arm that allows inference has as good a mean score in as little wall time.
+        pareto: The costs, of those in `FRONTS`, in which no other arm that allows inference does as well for as little.
     """
 
     arm: str
@@ -102,7 +106,7 @@ class ArmResult:
     interval: Interval | None
     difference: Difference | None
     verdict: Verdict
-    pareto: bool = False
+    pareto: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:

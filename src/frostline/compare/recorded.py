@@ -36,11 +36,9 @@ def recorded(store: Store, study: str) -> Recorded:
     Raises:
         RequestError: MLflow has no such study, or nothing of it has finished.
     """
-    run_id = _run_id(store, study)
-    try:
-        manifest = json.loads(store.read(run_id, "study.json"))
-    except RequestError as error:
-        raise RequestError(f"study '{study}': none of its runs has finished; run `frostline study` first") from error
+    manifest = _manifest(store, _run_id(store, study))
+    if not (entries := _runs(manifest)):
+        raise RequestError(f"study '{study}': none of its runs has finished; run `frostline study` first")
     question = Question(
         name=manifest["name"],
         question=manifest["question"],
@@ -52,8 +50,17 @@ def recorded(store: Store, study: str) -> Recorded:
         margin=manifest["margin"],
         confidence=manifest["confidence"],
     )
-    runs = [_measured(store.run(run), arm, int(seed), question.metric) for arm, seed, run in _runs(manifest)]
+    runs = [_measured(store.run(run), arm, int(seed), question.metric) for arm, seed, run in entries]
     return Recorded(question=question, runs=runs, footer=_footer(store, runs))
+
+
+def _manifest(store: Store, run_id: str) -> dict[str, Any]:
+    """Return what the study asked and which runs answered; a study that was broken off at its start has no runs."""
+    try:
+        manifest: dict[str, Any] = json.loads(store.read(run_id, "study.json"))
+    except RequestError:
+        return {"runs": {}}
+    return manifest
 
 
 def _runs(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:

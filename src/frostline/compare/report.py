@@ -84,7 +84,7 @@ def html(comparison: Comparison, *, footer: Sequence[str] = ()) -> str:
         table="\n".join(_rows(comparison)),
         figures="\n".join(_figures(comparison)),
         method=escape(table.method(comparison.question)),
-        footer="<br>".join(map(escape, footer)),
+        footer="<br>".join(escape(line.replace("`", "")) for line in footer),
     )
 
 
@@ -121,10 +121,10 @@ def draw_cost(comparison: Comparison) -> "Figure":
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     timed = sorted(_timed(comparison), key=lambda arm: (arm.cost["wall_s"], arm.mean))
-    front = [arm for arm in timed if arm.pareto]
+    front = [arm for arm in timed if "wall_s" in arm.pareto]
     axes.step([a.cost["wall_s"] for a in front], [a.mean for a in front], where="post", color=_LEAD, lw=1, zorder=1)
     for place, arm in enumerate(timed):
-        seconds, colour = arm.cost["wall_s"], _LEAD if arm.pareto else _SEED
+        seconds, colour = arm.cost["wall_s"], _LEAD if "wall_s" in arm.pareto else _SEED
         if arm.interval:
             axes.plot([seconds, seconds], arm.interval, color=colour, lw=1.5)
         axes.plot(seconds, arm.mean, "o", color=colour)

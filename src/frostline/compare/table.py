@@ -12,11 +12,11 @@ from rich.text import Text
 
 from frostline.compare import statistics
 from frostline.compare.headline import in_units, p_value, with_interval
-from frostline.compare.question import ArmResult, Comparison, Measured, Question
+from frostline.compare.question import FRONTS, ArmResult, Comparison, Measured, Question
 
 _STYLES = {"better": "green", "worse": "red", "equivalent": "cyan"}
 _WORDS = ("arm", "verdict")  # columns that read from the left
-_WIDTHS = (17, 5, 17, 18, 6, 6, 13, 6, 5, 6, 1)
+_WIDTHS = (17, 5, 17, 18, 6, 6, 13, 6, 5, 6, 2)
 
 
 def columns(question: Question) -> list[str]:
@@ -52,7 +52,7 @@ def cells(question: Question, result: ArmResult) -> list[str]:
         _seconds(result.cost.get("wall_s")),
         _short(result.cost.get("train_flops")),
         _short(result.cost.get("trainable_params")),
-        "*" if result.pareto else "",
+        "".join(FRONTS[cost] for cost in result.pareto),
     ]
 
 
@@ -62,12 +62,14 @@ def rich_table(comparison: Comparison) -> Table:
     table = Table(title=Text(f"{question.name}: {question.metric}"), box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for heading, width in zip(_stacked(columns(question)), _WIDTHS, strict=True):
         justify: JustifyMethod = "left" if heading in _WORDS else "right"
-        short = heading.replace("equivalence", "equiv.").replace("trainable ", "").replace("Pareto", "*")
+        short = heading.replace("equivalence", "equiv.").replace("trainable ", "").replace("Pareto", "P")
         table.add_column(Text(short), justify=justify, max_width=width, overflow="fold")
     for result in comparison.arms:
         table.add_row(*map(Text, _stacked(cells(question, result))), style=_STYLES.get(result.verdict))
     if any(result.pareto for result in comparison.arms):
-        table.caption = Text("* no other arm scores as well in less wall time")
+        table.caption = Text(
+            "P, the Pareto fronts: no other arm scores as well in less wall time (t), with fewer training FLOPs (f)"
+        )
     return table
 
 
@@ -107,7 +109,8 @@ def method(question: Question) -> str:
         f"equal seed. p: exact two-sided sign-flip test, sampled beyond {statistics.EXACT_UP_TO} pairs; Holm p: "
         f"corrected for the {family} comparison{'s' * (family != 1)} with '{question.reference}'; equivalence p: two "
         f"one-sided sign-flip tests at ±{question.margin:g}, uncorrected. Intervals: bootstrap of the mean, BCa from "
-        f"{statistics.BCA_FROM} pairs, percentile below. Pareto: * where no other arm scores as well in less wall time."
+        f"{statistics.BCA_FROM} pairs, percentile below. Pareto: t where no other arm scores as well in less wall "
+        "time, f with fewer training FLOPs. Each run is scored once, on the weights of its lowest val/loss."
     )
 
 

@@ -5,6 +5,7 @@ still speak of the same arguments, and says all that is wrong at once.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -88,6 +89,9 @@ def _misfits(value: object, hint: Any, key: str) -> Iterator[str]:
     A config is what JSON can hold, so JSON's strict rules are the right ones: a list stands for a tuple, a string for a
     path and an integer for a float, but no string for a number and no boolean for an integer.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}: should be a finite number, got {value}"
+        return
     if hint is Any or _holds_target(value):  # what a nested node builds is not known before it is built
         return
     try:

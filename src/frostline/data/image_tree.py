@@ -31,7 +31,7 @@ def read_tree(root: str) -> Source:
 @lru_cache(maxsize=4)
 def _read(root: str, path: Path) -> Source:
     found = listing(path if path.exists() else Path(root))
-    folders = _split_folders(found)
+    folders = _split_folders(root, found)
     classes = _classes(root, found, folders)
     labels = {split: _labelled(found, folder) for split, folder in folders.items()}
     files = {name: found.images[name] for split in labels.values() for name in split}
@@ -46,16 +46,28 @@ def _read(root: str, path: Path) -> Source:
     return Source(name=root, classes=tuple(classes), splits=splits, ignored=ignored)
 
 
-def _split_folders(found: Listing) -> dict[str, str]:
+def _split_folders(root: str, found: Listing) -> dict[str, str]:
     """Find the folder of each split, as a prefix; where the class folders come first, all is `train`."""
     base = ""
     while True:
         children = _children(found, base)
         if "train" in children and _children(found, f"{base}train/"):
-            return {SPLIT_FOLDERS[name]: f"{base}{name}/" for name in children if name in SPLIT_FOLDERS}
+            return _by_split(root, base, [name for name in children if name in SPLIT_FOLDERS])
         if len(children) != 1 or not _children(found, f"{base}{children[0]}/"):
             return {"train": base}
         base = f"{base}{children[0]}/"
+
+
+def _by_split(root: str, base: str, names: Sequence[str]) -> dict[str, str]:
+    folders: dict[str, str] = {}
+    for name in names:
+        split = SPLIT_FOLDERS[name]
+        if split in folders:
+            raise DataError(
+                f"data.root={root}: '{folders[split][:-1]}' and '{base}{name}' both stand for {split}; keep one of them"
+            )
+        folders[split] = f"{base}{name}/"
+    return folders
 
 
 def _children(found: Listing, prefix: str) -> list[str]:

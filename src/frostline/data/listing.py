@@ -1,6 +1,6 @@
 """The files below a folder, or inside an archive that is read into memory and never written to disk."""
 
-import difflib
+import lzma
 import os
 import tarfile
 import zipfile
@@ -12,8 +12,11 @@ from pathlib import Path, PurePosixPath
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from frostline.errors import DataError
+from frostline.nearest import nearest
 
 IMAGE_SUFFIXES = tuple(IMG_EXTENSIONS)
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,8 +46,10 @@ def listing(root: Path) -> Listing:
         raise DataError(f"data.root={root}: no such file or folder{_nearest(root)}")
     try:
         return _collected(_unpack(root))
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except _DAMAGE as error:
         raise DataError(f"data.root={root}: the archive is damaged ({error}); get it again") from error
+    except RuntimeError as error:  # zipfile's, for an archive with a password
+        raise DataError(f"data.root={root}: the archive cannot be read ({error}); unpack it first") from error
 
 
 def _collected(files: Iterator[tuple[str, bytes | Path | None]]) -> Listing:
@@ -67,11 +72,20 @@ def _collected(files: Iterator[tuple[str, bytes | Path | None]]) -> Listing:
 
 def _walk(root: Path) -> Iterator[tuple[str, Path | None]]:
     for folder, folders, files in os.walk(root, followlinks=True):
+        if _leads_back(Path(folder), root):
+            folders.clear()
+            continue
         for name in folders:
             yield (Path(folder) / name).relative_to(root).as_posix(), None
         for name in files:
             path = Path(folder) / name
             yield path.relative_to(root).as_posix(), path
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Tell whether a link has led to a folder that holds it; following it would never end."""
+    above = folder.relative_to(root).parents
+    return any((root / parent).resolve() == folder.resolve() for parent in above if folder != root)
 
 
 def _unpack(archive: Path) -> Iterator[tuple[str, bytes | None]]:
@@ -104,7 +118,5 @@ def _nearest(root: Path) -> str:
     while not missing.parent.exists():
         missing = missing.parent
     siblings = [path.name for path in missing.parent.iterdir()]
-    close = difflib.get_close_matches(missing.name, siblings, n=1)
-    return (
-        f"; did you mean '{missing.parent / close[0]}'?" if close else f"; '{missing.parent}' has no '{missing.name}'"
-    )
+    meant = nearest(missing.name, siblings)
+    return f"; did you mean '{missing.parent / meant}'?" if meant else f"; '{missing.parent}' has no '{missing.name}'"

@@ -1,6 +1,5 @@
 """Every classification network of torchvision, by its name there, with published weights, a file of them, or none."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +11,16 @@ from torch import Tensor, nn
 from torchvision import models
 
 from frostline.errors import RequestError, WeightsError
+from frostline.nearest import did_you_mean
 from frostline.nn.backbone import ImageInput
 from frostline.nn.stages import stages
-from frostline.nn.weights import read_weights
+from frostline.nn.weights import COUNTER, read_weights
 
 # Trained on pixels in [-1, 1]; torchvision hides it behind a second normalisation in the network, which stays off here.
 _ON_SYMMETRIC_PIXELS = ("googlenet", "inception_v3")
 
 # The published DenseNets were saved when module names could hold dots.
 _DENSENET_DOT = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-
-# Batch normalisation counts its batches only since 2018, and needs the count only where it averages over all of them.
-_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +40,10 @@ class Torchvision:
         names = models.list_models(module=models)
         if self.name not in names:
             problem = f"model.name: '{self.name}' is no classification network of torchvision"
-            raise RequestError(_unknown(problem, self.name, names))
+            raise RequestError(f"{problem}; {did_you_mean(self.name, names)}")
         if self.weights is not None and self._published is None and not Path(self.weights).is_file():
             problem = f"model.weights: '{self.weights}' is neither a file nor weights that {self.name} comes with"
-            raise RequestError(_unknown(problem, self.weights, list(self._enum.__members__)))
+            raise RequestError(f"{problem}; {did_you_mean(self.weights, self._enum.__members__)}")
 
     @property
     def input(self) -> ImageInput:
@@ -95,11 +92,6 @@ class Torchvision:
         return {"image_size": self.input.size} if self.name.startswith("vit_") else {}
 
 
-def _unknown(problem: str, value: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(value, known, n=1)
-    return f"{problem}; " + (f"did you mean '{close[0]}'?" if close else f"take one of {', '.join(known)}.")
-
-
 def _download(url: str) -> Path:
     """Return the file that torch.hub keeps of a URL, downloaded where it is not there yet.
 
@@ -139,7 +131,7 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], *, size: int, sourc
     # torch keeps the versions of its modules beside the tensors; by these they rename what old files hold.
     vars(state).update(getattr(weights, "__dict__", {}))
     result = network.load_state_dict(state, strict=False)
-    _refuse(source, "no value for", [n for n in result.missing_keys if n not in head and not n.endswith(_COUNTER)])
+    _refuse(source, "no value for", [n for n in result.missing_keys if n not in head and not n.endswith(COUNTER)])
     _refuse(source, "values that the network has no place for:", result.unexpected_keys)
 
 

@@ -1,6 +1,5 @@
 """A file of weights as tensors by name, whoever wrote it: nothing in the file is ever run."""
 
-import difflib
 import pickle
 import re
 import zipfile
@@ -13,6 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from frostline.errors import WeightsError
+from frostline.nearest import nearest
+
+COUNTER = "num_batches_tracked"
+"""A buffer that weights may lack: batch normalisation counts its batches only since 2018, and needs the count only
+where it averages over all of them."""
 
 _PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -40,8 +44,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _missing(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"There is no file {path}" + (f"; did you mean '{close[0]}'?" if close else ".")
+    meant = nearest(path.name, names)
+    return f"There is no file {path}" + (f"; did you mean '{meant}'?" if meant else "")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ COMPARISON = Comparison(
                 probability_better=1.0,
             ),
             verdict="no difference shown",
-            pareto=True,
+            pareto=("wall_s",),
         ),
         ArmResult(
             arm="crashed",
@@ -77,15 +77,16 @@ Does thawing pay?
 |:--|--:|--:|--:|--:|--:|--:|:--|--:|--:|--:|--:|
 | full | 2/2 | 0.9100 [0.9000...0.9200] | – | – | – | – | reference | 412 | 1.23P | 11.2M |  |
 | a\\|b | 2/2 | 0.9250 [0.9100...0.9400] | +0.0150 [+0.0100, +0.0200] | 0.031 | 0.062 | <0.001 | no difference shown \
-| 61.2 | – | 5.13k | * |
+| 61.2 | – | 5.13k | t |
 | crashed | 0/2 | – | – | – | – | – | no inference | – | – | – |  |
 
 - 'crashed' has no finished run for seeds 0, 1
 
 test/accuracy, higher is better; differences pair runs of equal seed. p: exact two-sided sign-flip test, sampled \
 beyond 14 pairs; Holm p: corrected for the 2 comparisons with 'full'; equivalence p: two one-sided sign-flip tests at \
-±0.005, uncorrected. Intervals: bootstrap of the mean, BCa from 8 pairs, percentile below. Pareto: * where no other \
-arm scores as well in less wall time.
+±0.005, uncorrected. Intervals: bootstrap of the mean, BCa from 8 pairs, percentile below. Pareto: t where no other \
+arm scores as well in less wall time, f with fewer training FLOPs. Each run is scored once, on the weights of its \
+lowest val/loss.
 
 frostline compare thaw  
 commit 1234abc
@@ -99,7 +100,7 @@ def test_markdown() -> None:
 def test_markdown_without_problems_and_footer_has_no_empty_paragraphs() -> None:
     text = markdown(replace(COMPARISON, problems=()))
     assert text.count("\n\n") == 3
-    assert text.endswith("wall time.\n")
+    assert text.endswith("lowest val/loss.\n")
 
 
 @pytest.mark.parametrize(("margin", "score"), [(0.5, "91.23"), (0.005, "91.2346"), (2, "91.2"), (10, "91")])
@@ -128,7 +129,7 @@ def test_terminal_table() -> None:
     lines = [line.rstrip() for line in printed(COMPARISON).splitlines()]
     row = next(place for place, line in enumerate(lines) if line.startswith("a|b"))
     assert lines[row].split() == [
-        *("a|b", "2/2", "0.9250", "+0.0150", "0.031", "<0.001", "no", "difference", "61.2", "–", "5.13k", "*")
+        *("a|b", "2/2", "0.9250", "+0.0150", "0.031", "<0.001", "no", "difference", "61.2", "–", "5.13k", "t")
     ]
     assert lines[row + 1].split() == ["[0.9100...0.9400]", "[+0.0100,", "+0.0200]", "0.062", "shown"]
 

@@ -98,6 +98,18 @@ def test_an_archive_is_the_folder_that_was_packed(plant, tmp_path, pack, name) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pics", name]
 
 
+def test_a_link_that_leads_back_up_is_not_followed(plant) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    (root / "cat/up").symlink_to(root)
+    assert sum(sizes(folder(root))) == 20
+
+
+def test_two_folders_of_one_split_are_told(plant) -> None:
+    root = plant({f"{split}/{pet}": 8 for split in ("train", "val", "valid") for pet in ("cat", "dog")})
+    with pytest.raises(DataError, match=r"'val' and 'valid' both stand for val; keep one of them$"):
+        folder(root)
+
+
 def test_new_names_change_neither_splits_nor_shots(plant, tmp_path) -> None:
     root = plant({"cat": 20, "dog": 20})
     renamed = tmp_path / "renamed"

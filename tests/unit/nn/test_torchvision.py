@@ -181,7 +181,7 @@ def test_an_unknown_name_is_told_with_the_nearest():
         "model.name: 'resnet51' is no classification network of torchvision; did you mean 'resnet50'?"
     )
     assert message(RequestError, name="xyz").startswith(
-        "model.name: 'xyz' is no classification network of torchvision; take one of alexnet, convnext_base, "
+        "model.name: 'xyz' is no classification network of torchvision; there are alexnet, convnext_base, "
     )
 
 
@@ -197,7 +197,7 @@ def test_unknown_weights_are_told_with_the_nearest():
     )
     assert message(RequestError, name="resnet50", weights="my.pth") == (
         "model.weights: 'my.pth' is neither a file nor weights that resnet50 comes with; "
-        "take one of IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT."
+        "there are DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2"
     )
 
 
