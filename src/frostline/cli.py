@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from frostline.errors import RequestError
+from frostline.errors import IntegrityError, RequestError
 
 HELP = """Frostline plans, runs, proves and compares freeze strategies for transfer learning.
 
@@ -47,6 +47,9 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted; what has finished is recorded", file=sys.stderr)
         code = 130
+    except (FloatingPointError, IntegrityError) as error:  # training went wrong; the record holds the traceback
+        print(error, file=sys.stderr)
+        code = 1
     except Exception:
         traceback.print_exc()
         code = 1

@@ -5,8 +5,10 @@ again, so that an interrupted or widened study goes on where it stopped.
 """
 
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from socket import gethostname
 from typing import Any, Protocol
 
 import yaml
@@ -14,7 +16,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
 from frostline.config.compose import compose
-from frostline.errors import RequestError
+from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.nearest import did_you_mean
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
@@ -126,7 +128,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
     """
     if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
         raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    configs = {(arm, seed): _compose(study, arm, seed, overrides) for seed in study.seeds for arm in study.arms}
+    configs = _configs(study, overrides)
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
     progress = Progress(runs={arm: {} for arm in study.arms})
@@ -143,6 +145,27 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
     return store, parent.run_id, progress
 
 
+def _configs(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], DictConfig]:
+    """Compose every run; what is wrong with any arm is told at once."""
+    mistakes = Mistakes()
+    for arm in study.arms:
+        with mistakes.gathered(), _named(arm):
+            _compose(study, arm, study.seeds[0], overrides)
+    mistakes.refuse()
+    return {(arm, seed): _compose(study, arm, seed, overrides) for seed in study.seeds for arm in study.arms}
+
+
+@contextmanager
+def _named(arm: str) -> Iterator[None]:
+    """Put the arm's name before what is wrong with it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([f"arm '{arm}': {problem}" for problem in error.problems]) from error
+    except RequestError as error:
+        raise RequestError(f"arm '{arm}': {error}") from error
+
+
 def _compose(study: Study, arm: str, seed: int, overrides: Sequence[str]) -> DictConfig:
     start = [f"init_from='{PRETRAINED}'"] if study.pretrain is not None else []
     chosen = [*QUIET, *(UNTESTED if study.metric.startswith("val/") else ()), *start]
@@ -157,12 +180,12 @@ def _start_from(configs: Iterable[DictConfig], run_id: str | None) -> None:
 
 def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store) -> None:
     """Find what is wrong with any arm before the first run."""
+    mistakes, prepared = Mistakes(), []
     for arm in study.arms:
-        try:
-            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store)
-        except RequestError as error:
-            raise RequestError(f"arm '{arm}': {error}") from error
-        _refuse_unknown_metric(study, prepared)
+        with mistakes.gathered(), _named(arm):
+            prepared.append(prepare(configs[arm, study.seeds[0]], "finetune", store))
+    mistakes.refuse()
+    _refuse_unknown_metric(study, prepared[0])
 
 
 def _refuse_unknown_metric(study: Study, prepared: Prepared) -> None:
@@ -175,6 +198,10 @@ def _refuse_unknown_metric(study: Study, prepared: Prepared) -> None:
 def _reopened(store: Store, name: str) -> RunRecord:
     """Open this study's record: the one there is, or a new one."""
     before = store.runs(phase="study", study=name)
+    if before and before[0].info.status == "RUNNING" and before[0].data.tags.get("frostline.host") == gethostname():
+        raise RequestError(
+            f"study '{name}': process {before[0].data.tags['frostline.pid']} is running it; wait for it or end it first"
+        )
     if before:
         return store.reopen(before[0].info.run_id)
     return store.record(name, tags={"phase": "study", "study": name})

@@ -1,9 +1,9 @@
 """A question: arms, which are lists of overrides, times seeds, read from a folder's study.yaml."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from annotated_types import Gt, Lt, MinLen
@@ -60,10 +60,15 @@ class Study:
         if not isinstance(said, dict):
             raise RequestError(f"{path}: should hold keys such as question, arms and seeds")
         wrong = problems({"_target_": "frostline.study.Study", **said})
-        if not wrong and said["reference"] not in said["arms"]:
-            wrong = [f"reference: no arm '{said['reference']}'; {did_you_mean(said['reference'], said['arms'])}"]
-        if not wrong and len(set(said["seeds"])) < len(said["seeds"]):
-            wrong = [f"seeds: each should stand once, got {said['seeds']}"]
+        wrong = wrong or list(_contradictions(said))
         if wrong:
             raise ConfigError([f"{path}: {problem.lstrip('.')}" for problem in wrong])
         return cls(**said)
+
+
+def _contradictions(said: Mapping[str, Any]) -> Iterator[str]:
+    """Say where keys that are right by themselves do not go together."""
+    if said["reference"] not in said["arms"]:
+        yield f"reference: no arm '{said['reference']}'; {did_you_mean(said['reference'], said['arms'])}"
+    if len(set(said["seeds"])) < len(said["seeds"]):
+        yield f"seeds: each should stand once, got {said['seeds']}"

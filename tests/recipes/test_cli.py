@@ -339,7 +339,8 @@ def test_weights_of_another_network_and_cut_files_are_refused(workplace: Workpla
     said = workplace.frostline("finetune", *TINY, "init_from=cut.safetensors")
     assert (said.code, said.err.strip()) == (
         2,
-        f"init_from: cut.safetensors is truncated or not a file of weights ({len(whole) // 2} bytes); copy or download it again.",
+        f"init_from: cut.safetensors is truncated or not a file of weights ({len(whole) // 2} bytes); "
+        "copy or download it again.",
     )
 
 

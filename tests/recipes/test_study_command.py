@@ -99,11 +99,17 @@ def test_a_study_that_chooses_by_val_leaves_the_test_split_alone(
     ("changes", "override", "sentence"),
     [
         ({}, "seed=3", "seed=3: a study's seeds stand in its study.yaml; change them there"),
+        (
+            {"arms": {"full": ["freeze=ful"], "bad": ["optimzer.lr=1"]}},
+            "min_coverage=0.5",
+            "2 problem(s) in the config:\n  arm 'bad': optimzer: unknown key; did you mean 'optimizer'?\n"
+            "  arm 'full': freeze=ful: no such option; did you mean 'full'?",
+        ),
         ({"seeds": [0, 0]}, "min_coverage=0.5", "seeds: each should stand once, got [0, 0]"),
         (
             {"arms": {"full": [], "bad": ["freeze=only", "freeze.stages=[body9]"]}},
             "min_coverage=0.5",
-            "arm 'bad': 1 problem(s) in the config:\n  freeze.stages: the network has no stage 'body9'",
+            "arm 'bad': freeze.stages: the network has no stage 'body9'; did you mean 'body3'?",
         ),
     ],
 )
@@ -113,6 +119,17 @@ def test_a_wrong_study_gets_its_sentence(
     said = workplace.frostline("study", study(**changes, pretrain=None), override)
     assert said.code == 2
     assert sentence in said.err
+
+
+def test_a_study_that_another_process_is_running_is_refused(workplace: Workplace) -> None:
+    folder = study(pretrain=None)
+    record = workplace.store.record("question", tags={"phase": "study", "study": "question"})
+    said = workplace.frostline("study", folder)
+    assert (said.code, said.err.strip()) == (
+        2,
+        f"study 'question': process {os.getpid()} is running it; wait for it or end it first",
+    )
+    record.close("KILLED")
 
 
 def test_a_study_of_which_nothing_has_finished_cannot_be_compared(workplace: Workplace) -> None:
@@ -161,6 +178,17 @@ def test_one_failing_arm_is_counted_and_shown_and_the_rest_go_on(workplace: Work
     (parent,) = workplace.runs(phase="study")
     assert "ArithmeticError" in workplace.artifact(parent.info.run_id, "failed/broken-seed0.txt")
     assert parent.data.metrics["study/failed"] == 2
+
+
+def test_a_study_that_another_process_is_running_is_refused(workplace: Workplace) -> None:
+    folder = study(pretrain=None)
+    record = workplace.store.record("question", tags={"phase": "study", "study": "question"})
+    said = workplace.frostline("study", folder)
+    assert (said.code, said.err.strip()) == (
+        2,
+        f"study 'question': process {os.getpid()} is running it; wait for it or end it first",
+    )
+    record.close("KILLED")
 
 
 def test_a_study_of_which_nothing_finished_says_so(workplace: Workplace) -> None:

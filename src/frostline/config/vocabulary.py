@@ -1,5 +1,6 @@
 """Where the words of a config are kept: the package's own folder of YAML files, and the user's."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -8,6 +9,7 @@ import frostline
 from frostline.config.signature import describe
 
 _PACKAGE = Path(frostline.__file__).resolve().parent
+_SAID = re.compile(r"^(?:_target_: \S+|\w+: null) # (.+)$", re.MULTILINE)
 
 
 def conf_dir() -> Path:
@@ -34,9 +36,11 @@ def groups(*more: Path) -> list[str]:
 
 
 def summary(group: str, option: str) -> str:
-    """Return the first line of what the class of an option says of itself, or nothing where it names no class."""
-    file = next(file for top in folders() if (file := top / group / f"{option}.yaml").is_file())
-    target = (yaml.safe_load(file.read_text()) or {}).get("_target_")
+    """Return what an option's file says behind its choice, else the first line of what its class says of itself."""
+    text = next(file for top in folders() if (file := top / group / f"{option}.yaml").is_file()).read_text()
+    if said := _SAID.search(text):
+        return said[1]
+    target = (yaml.safe_load(text) or {}).get("_target_")
     return describe(target) if target else ""
 
 
