@@ -180,17 +180,6 @@ def test_one_failing_arm_is_counted_and_shown_and_the_rest_go_on(workplace: Work
     assert parent.data.metrics["study/failed"] == 2
 
 
-def test_a_study_that_another_process_is_running_is_refused(workplace: Workplace) -> None:
-    folder = study(pretrain=None)
-    record = workplace.store.record("question", tags={"phase": "study", "study": "question"})
-    said = workplace.frostline("study", folder)
-    assert (said.code, said.err.strip()) == (
-        2,
-        f"study 'question': process {os.getpid()} is running it; wait for it or end it first",
-    )
-    record.close("KILLED")
-
-
 def test_a_study_of_which_nothing_finished_says_so(workplace: Workplace) -> None:
     Path("all_broken.py").write_text(HALF_BROKEN)
     broken = ["objective._target_=all_broken.HalfBroken"]
