@@ -22,8 +22,9 @@ LAST_LINE = r"run [0-9a-f]{32} FINISHED test/accuracy=\d\.\d{4}"
 
 
 def start(*arguments: str) -> list[str]:
-    """Return the command of a process of its own."""
-    return [sys.executable, "-c", "from frostline.cli import main; main()", *arguments]
+    """Return the command of a process of its own, which hears Ctrl-C also where the tests run in the background."""
+    code = "import signal; signal.signal(2, signal.default_int_handler); from frostline.cli import main; main()"
+    return [sys.executable, "-c", code, *arguments]
 
 
 def environment() -> dict[str, str]:
