@@ -51,7 +51,7 @@ class Meter(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count the FLOPs of this step if it is the first of its phase, else take its time."""
-        phase = self._plan.phase(trainer.current_epoch)
+        phase = self._plan.phase(self._plan.moment(epoch=trainer.current_epoch, step=trainer.global_step))
         if phase is not self._phase:
             self._phase = phase
             self._trainable = max(self._trainable, self._plan.trainable(phase))

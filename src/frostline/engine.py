@@ -1,6 +1,6 @@
 """Applies a plan to a network while Lightning trains it, and proves that what was frozen stayed frozen.
 
-What trains is a function of the epoch, written to the network at every phase boundary, on start and after a resume, and
+What trains is a function of progress, written to the network at every phase boundary, on start and after a resume, and
 never read back from it. Public hooks of Lightning only.
 """
 
@@ -33,6 +33,7 @@ class Freezing(Callback):
         self._network = network
         self._plan = plan
         self._phase: Phase | None = None
+        self._step = -1
         self._before: dict[str, str] = {}
         self._scales: dict[str, float] = {}
         self.audits: list[dict[str, Any]] = []
@@ -55,15 +56,20 @@ class Freezing(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the phase of this epoch; where it is a new one, audit the one that ends."""
-        phase = self._plan.phase(trainer.current_epoch)
-        self._scales = self._plan.scales(trainer.current_epoch)
-        if phase is not self._phase:
-            self._audit()
-            self._apply(phase, trainer.optimizers)
-            self._phase, self._before = phase, self._digests(phase)
+        self._enter(trainer)
         self._set_modes()
         if trainer.logger is not None:
             trainer.logger.log_metrics(self._rates(trainer.optimizers), step=trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Enter the phase of this optimizer step, where the strategy moves from step to step.
+
+        Under accumulation several batches make one step; the phase changes before the first of them.
+        """
+        if self._plan.strategy.clock == "step" and trainer.global_step != self._step:
+            self._enter(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the modes back that validation has changed."""
@@ -79,6 +85,18 @@ class Freezing(Callback):
         if not isinstance(exception, IntegrityError):
             self._audit()
         self._phase = None
+
+    def _enter(self, trainer: pl.Trainer) -> None:
+        """Take the learning-rate factors of now; where another phase begins, audit the one that ends."""
+        self._step = trainer.global_step
+        moment = self._plan.moment(epoch=trainer.current_epoch, step=self._step)
+        phase, self._scales = self._plan.phase(moment), self._plan.scales(moment)
+        if phase is self._phase:
+            return
+        self._audit()
+        self._apply(phase, trainer.optimizers)
+        self._phase, self._before = phase, self._digests(phase)
+        self._set_modes()
 
     def _apply(self, phase: Phase, optimizers: list[Optimizer]) -> None:
         for group in self._plan.groups:
@@ -135,7 +153,7 @@ class Freezing(Callback):
         self.audits.append(_finding(self._phase, after, changed))
         if changed:
             raise IntegrityError(
-                f"{len(changed)} frozen tensors changed in epochs {self._phase.epochs}: {', '.join(changed[:5])}; "
+                f"{len(changed)} frozen tensors changed in {self._phase.span}: {', '.join(changed[:5])}; "
                 "the run cannot be believed"
             )
 
@@ -150,7 +168,7 @@ def digest(tensor: Tensor) -> str:
 def _finding(phase: Phase, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
     whole = hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(digests.items())).encode(), digest_size=16)
     return {
-        "epochs": phase.epochs,
+        "span": phase.span,
         "frozen_tensors": len(digests),
         "digest": whole.hexdigest(),
         "changed": changed,

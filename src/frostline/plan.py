@@ -3,6 +3,7 @@
 The engine applies this plan and nothing else, so that what `frostline plan` prints is what a run does.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,48 +11,76 @@ from itertools import groupby
 
 from torch import nn
 
-from frostline.depth import Role
-from frostline.freeze.drawing import LEGEND, draw
-from frostline.freeze.strategy import Progress, Strategy, effective_scale
+from frostline.freeze.drawing import LEGEND, picture
+from frostline.freeze.strategy import Progress, Strategy, with_norm_policy
 from frostline.nn.stages import Stage, is_norm
 from frostline.optim.partition import Group
+
+MOST_PHASES = 24
+"""Phases that are written out; a strategy that draws anew every few steps has thousands."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A span of epochs in which the same parameters train.
+    """A span of optimizer steps in which the same parameters train.
 
     Attributes:
-        start: First epoch, from 0.
-        stop: The epoch after the last.
-        scales: By group name, the factor on the learning rate in the first epoch; 0 is frozen.
+        start: First step, from 0.
+        stop: The step after the last.
+        per_epoch: Steps of an epoch.
+        scales: By group name, the factor on the learning rate at the first step; 0 is frozen.
         modes: By module name, whether the module is in train mode.
     """
 
     start: int
     stop: int
+    per_epoch: int
     scales: Mapping[str, float]
     modes: Mapping[str, bool]
 
     @property
-    def epochs(self) -> str:
-        """The span as people write it, inclusive."""
-        return str(self.start) if self.stop == self.start + 1 else f"{self.start}-{self.stop - 1}"
+    def span(self) -> str:
+        """The span as people write it, inclusive: in epochs where it is made of whole ones, else in steps."""
+        if self.start % self.per_epoch or self.stop % self.per_epoch:
+            return f"steps {_inclusive(self.start, self.stop)}"
+        return f"epochs {_inclusive(self.start // self.per_epoch, self.stop // self.per_epoch)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A strategy over the stages of a network, with the groups of their parameters and the epochs there are."""
+    """A strategy over the stages of a network, with the groups of their parameters and the time there is.
+
+    Attributes:
+        strategy: What trains when.
+        stages: The network's stages.
+        groups: The parameters, as finely as the strategy tells them apart.
+        epochs: Epochs of the run.
+        per_epoch: Optimizer steps of an epoch.
+    """
 
     strategy: Strategy
     stages: Sequence[Stage]
     groups: Sequence[Group]
     epochs: int
+    per_epoch: int = 1
 
-    def scales(self, epoch: int) -> dict[str, float]:
-        """Return the factor on the learning rate of each group in this epoch, by name; 0 is frozen."""
-        progress = Progress(epoch=epoch, epochs=self.epochs)
-        return {g.name: effective_scale(self.strategy, g.stage, g.role, progress) for g in self.groups}
+    def moment(self, *, epoch: int, step: int) -> int:
+        """Return the step that the strategy is asked about: the first of the epoch, or this one, as its clock says."""
+        return epoch * self.per_epoch if self.strategy.clock == "epoch" else step
+
+    def scales(self, step: int) -> dict[str, float]:
+        """Return the factor on the learning rate of each group at this optimizer step, by name; 0 is frozen."""
+        progress = Progress(
+            epoch=step // self.per_epoch, epochs=self.epochs, step=step, steps=self.epochs * self.per_epoch
+        )
+        return {group.name: self._scale(group, progress) for group in self.groups}
+
+    def _scale(self, group: Group, progress: Progress) -> float:
+        if group.tensor is None:
+            scale = self.strategy.scale(group.stage, group.role, progress)
+        else:
+            scale = self.strategy.scale_of(group.tensor, group.stage, group.role, progress)
+        return with_norm_policy(self.strategy, scale, group.role)
 
     def modes(self, scales: Mapping[str, float]) -> dict[str, bool]:
         """Return which modules are in train mode under these scales, by module name.
@@ -77,16 +106,19 @@ class Plan:
     @cached_property
     def phases(self) -> list[Phase]:
         """The spans between changes of what trains; a run of no epochs has one, in which nothing happens."""
-        every = [(epoch, self.scales(epoch)) for epoch in range(max(1, self.epochs))]
-        spans = [list(span) for _, span in groupby(every, key=lambda item: [bool(s) for s in item[1].values()])]
+        end, tick = max(1, self.epochs) * self.per_epoch, self.per_epoch if self.strategy.clock == "epoch" else 1
+        every = ((step, self.scales(step)) for step in range(0, end, tick))
+        first = [next(span) for _, span in groupby(every, key=lambda item: [bool(s) for s in item[1].values()])]
+        stops = [*(step for step, _ in first[1:]), end]
         return [
-            Phase(start=span[0][0], stop=span[-1][0] + 1, scales=span[0][1], modes=self.modes(span[0][1]))
-            for span in spans
+            Phase(start=start, stop=stop, per_epoch=self.per_epoch, scales=scales, modes=self.modes(scales))
+            for (start, scales), stop in zip(first, stops, strict=True)
         ]
 
-    def phase(self, epoch: int) -> Phase:
-        """Return the phase that this epoch is in; after the last, the last."""
-        return next((phase for phase in self.phases if epoch < phase.stop), self.phases[-1])
+    def phase(self, step: int) -> Phase:
+        """Return the phase that this optimizer step is in; after the last, the last."""
+        place = bisect_right(self.phases, step, key=lambda phase: phase.start)
+        return self.phases[max(0, place - 1)]
 
     def trainable(self, phase: Phase) -> int:
         """Return how many parameters (scalars) train in a phase."""
@@ -102,8 +134,13 @@ class Plan:
 
     def picture(self) -> str:
         """Return the drawn plan: a row a stage, a column an epoch, and what the signs mean."""
-        roles = [role for role in Role if any(group.role is role for group in self.groups)]
-        drawn = draw(self.strategy, max(1, self.epochs), [stage.depth for stage in self.stages], roles)
+        of_stage = [[g.name for g in self.groups if g.stage == stage.depth and g.size] for stage in self.stages]
+        columns = [self.scales(epoch * self.per_epoch) for epoch in range(max(1, self.epochs))]
+        drawn = picture(
+            [stage.depth.name for stage in self.stages],
+            len(columns),
+            lambda row, epoch: [columns[epoch][name] for name in of_stage[row]],
+        )
         return f"{drawn}\n{LEGEND}"
 
     def rows(self, phase: Phase, *, lr: float) -> list[dict[str, str]]:
@@ -122,12 +159,24 @@ class Plan:
         return {
             "stage": stage.depth.name,
             "modules": _abridged(list(stage.modules)),
-            "trains": "nothing" if not free else "all" if len(free) == len(groups) else ", ".join(g.role for g in free),
+            "trains": _what(free, groups),
             "lr": " / ".join(f"{rate:g}" for rate in rates) or "-",
             "norms": _norms(stage, phase),
             "trainable": f"{sum(group.size for group in free):,}",
             "parameters": f"{sum(p.numel() for p in stage.parameters.values()):,}",
         }
+
+
+def _inclusive(start: int, stop: int) -> str:
+    return str(start) if stop == start + 1 else f"{start}-{stop - 1}"
+
+
+def _what(free: Sequence[Group], groups: Sequence[Group]) -> str:
+    """Say which of a stage's groups train: by role, or of single tensors how many."""
+    if len(free) in (0, len(groups)):
+        return "all" if free else "nothing"
+    roles = dict.fromkeys(group.role for group in free)
+    return ", ".join(roles) if free[0].tensor is None else f"{len(free)} of {len(groups)} tensors"
 
 
 def _norms(stage: Stage, phase: Phase) -> str:
@@ -148,11 +197,12 @@ def _abridged(names: Sequence[str]) -> str:
 def as_text(plan: Plan, *, lr: float) -> str:
     """Return the whole plan as plain text: the picture, then a table for each phase."""
     blocks = [plan.picture()]
-    for phase in plan.phases:
-        title = (
-            f"epochs {phase.epochs}: {plan.trainable(phase):,} of {sum(g.size for g in plan.groups):,} parameters train"
-        )
+    total = sum(group.size for group in plan.groups)
+    for phase in plan.phases[:MOST_PHASES]:
+        title = f"{phase.span}: {plan.trainable(phase):,} of {total:,} parameters train"
         blocks.append(f"{title}\n{_table(plan.rows(phase, lr=lr))}")
+    if len(plan.phases) > MOST_PHASES:
+        blocks.append(f"... and {len(plan.phases) - MOST_PHASES} more phases")
     policy = f"norm_stats={plan.strategy.norm_stats} norm_affine={plan.strategy.norm_affine}"
     return "\n\n".join([*blocks, f"normalisation policy: {policy}"]) + "\n"
 

@@ -24,6 +24,6 @@ def save_figure(plan: Plan, path: Path) -> None:
 
 def _rates(plan: Plan, epochs: int) -> list[list[float]]:
     """Return the greatest factor of each stage (row) in each epoch (column)."""
-    columns = [plan.scales(epoch) for epoch in range(epochs)]
+    columns = [plan.scales(epoch * plan.per_epoch) for epoch in range(epochs)]
     of_stage = [[g.name for g in plan.groups if g.stage == stage.depth] for stage in plan.stages]
     return [[max((scales[name] for name in names), default=0.0) for scales in columns] for names in of_stage]

@@ -1,6 +1,7 @@
 """Builds all that a run needs and finds what is wrong with the request, before anything is recorded or trained."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
-from frostline.optim.partition import partition
+from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.record import Store, Tracking
 from frostline.seeds import stream
@@ -83,7 +84,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
     carried = _carry(network, weights, parts[-1], cfg.min_coverage)
-    plan = _plan(cfg, verb, parts)
+    plan = _plan(cfg, verb, parts, len(data.train_dataloader()))
     new = _new(carried) if carried else set() if model.brings_head(len(data.classes)) else set(parts[-1].parameters)
     _refuse_random_parts(plan, new)
     start = weights_hash(network.state_dict())
@@ -146,11 +147,20 @@ def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage
     return carry(network, weights, head=[*head.parameters, *head.buffers], min_coverage=least)
 
 
-def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Plan:
+def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage], batches: int) -> Plan:
     strategy: Strategy = build(cfg.freeze, key="freeze") if verb == "finetune" else Full()
-    if problems := strategy.problems([part.depth for part in parts]):
+    epochs = cfg.trainer.max_epochs
+    if problems := strategy.problems(outline(parts), epochs):
         raise ConfigError(problems)
-    return Plan(strategy=strategy, stages=parts, groups=partition(parts), epochs=cfg.trainer.max_epochs)
+    groups = partition(parts, strategy.grain)
+    return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=_steps(cfg.trainer, batches))
+
+
+def _steps(trainer: DictConfig, batches: int) -> int:
+    """Return the optimizer steps of an epoch, as Lightning counts them: what is accumulated is stepped at its end."""
+    limit = trainer.get("limit_train_batches")
+    seen = batches if limit is None else min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return max(1, math.ceil(seen / int(trainer.get("accumulate_grad_batches", 1))))
 
 
 def _stages(network: nn.Module, data: ImageData) -> tuple[Stage, ...]:

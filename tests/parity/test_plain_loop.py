@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from rigs import SGD, Examples, Rig, Toy
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from frostline.freeze.freezeout import FreezeOut
 from frostline.freeze.full import Full
 from frostline.freeze.gradual import Gradual
 from frostline.freeze.head import Head
@@ -23,7 +25,7 @@ FREE: dict[str, tuple[object, Callable[[int], list[int]]]] = {
     "head": (Head(), lambda epoch: [4]),
     "last_k": (LastK(k=2), lambda epoch: [2, 3, 4]),
     "only": (Only(stages=["stem"]), lambda epoch: [0]),
-    "gradual": (Gradual(every=1), lambda epoch: list(range(4 - epoch, 5))),
+    "gradual": (Gradual(every=1, ratio=1), lambda epoch: list(range(4 - epoch, 5))),
     "lp_ft": (LpFt(), lambda epoch: [4] if epoch < 2 else [0, 1, 2, 3, 4]),
 }
 
@@ -55,6 +57,46 @@ def by_hand(network: nn.Module, free: Callable[[int], list[int]], epochs: int) -
                     momenta[parameter] = gradient.clone() if before is None else before.mul_(0.9).add_(gradient)
                     parameter.add_(momenta[parameter], alpha=-0.1)
     return network
+
+
+def by_step(network: nn.Module, rate: Callable[[int, float], float], epochs: int) -> nn.Module:
+    """Train with a rate for each part and step, from (place, share of the run); at rate 0 a part is frozen."""
+    examples, momenta, steps = Examples(), {}, 2 * epochs
+    for step in range(steps):
+        network.eval()
+        rates = {}
+        for name, module in network.named_children():
+            place = next((p for p, names in enumerate(PARTS) if name in names.split()), 3)  # the pool has no parameters
+            module.train(rate(place, step / steps) > 0)
+            for p in module.parameters():
+                p.requires_grad_(module.training)
+                rates |= {p: rate(place, step / steps)} if module.training else {}
+        start = 8 * (step % 2)
+        loss = cross_entropy(network(examples.inputs[start : start + 8]), examples.targets[start : start + 8])
+        for parameter, gradient in zip(rates, torch.autograd.grad(loss, list(rates)), strict=True):
+            with torch.no_grad():
+                gradient = gradient.add(parameter, alpha=0.01 if parameter.ndim > 1 else 0.0)
+                before = momenta.get(parameter)
+                momenta[parameter] = gradient.clone() if before is None else before.mul_(0.9).add_(gradient)
+                parameter.add_(momenta[parameter], alpha=-0.1 * rates[parameter])
+    return network
+
+
+def test_freezeout_equals_a_loop_that_sets_every_rate_at_every_step() -> None:
+    def rate(place: int, done: float) -> float:
+        end = (0.8 + 0.2 * place / 4) ** 3
+        return 0.0 if done >= end else 0.5 * (1 + math.cos(math.pi * done / end)) / end
+
+    rig = Rig(FreezeOut(), epochs=6, optimizer=SGD)
+    for module in rig.network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    expected = by_step(copy.deepcopy(rig.network), rate, epochs=6)
+    rig.fit(limit_val_batches=0)
+    assert rig.freezing.intact
+    assert any(audit["span"].startswith("steps") for audit in rig.freezing.audits), "a stage froze within an epoch"
+    for (name, ours), theirs in zip(rig.network.state_dict().items(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize("strategy", FREE)

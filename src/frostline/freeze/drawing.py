@@ -1,9 +1,9 @@
 """A strategy as a picture: a row for each stage, a column for each epoch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from frostline.depth import Depth, Role
-from frostline.freeze.strategy import Progress, Strategy, effective_scale
+from frostline.freeze.strategy import Progress, Strategy, with_norm_policy
 
 LEGEND = "# trains   + trains at a lower rate   o trains in part   . frozen"
 
@@ -18,26 +18,42 @@ def draw(
     epochs: int,
     stages: Sequence[Depth] = depths(["stem", "body", "head"]),
     roles: Iterable[Role] = (Role.WEIGHT, Role.BIAS, Role.NORM),
+    steps: int = 100,
 ) -> str:
-    """Draw when each stage trains: `#` at the full rate, `+` below it, `o` only some kinds of parameters, `.` not.
+    """Draw when each stage trains, at the start of each epoch, with the signs of `LEGEND`.
 
     Args:
         strategy: What to draw.
         epochs: Epochs of the whole run.
         stages: Stages from the input to the output.
         roles: The kinds of parameters that these stages hold.
+        steps: Optimizer steps of an epoch.
     """
-    width = max(len("epoch"), *(len(stage.name) for stage in stages))
     kinds = tuple(roles)
+
+    def scales(stage: Depth, epoch: int) -> list[float]:
+        progress = Progress(epoch=epoch, epochs=epochs, step=epoch * steps, steps=epochs * steps)
+        return [with_norm_policy(strategy, strategy.scale(stage, role, progress), role) for role in kinds]
+
+    return picture([stage.name for stage in stages], epochs, lambda row, epoch: scales(stages[row], epoch))
+
+
+def picture(names: Sequence[str], epochs: int, scales: Callable[[int, int], Sequence[float]]) -> str:
+    """Draw rows of these names: `#` at the full rate, `+` below it, `o` only some of the parameters, `.` none.
+
+    Args:
+        names: The names of the rows.
+        epochs: The number of columns.
+        scales: From row and epoch to the factors of the parameters there.
+    """
+    width = max(len("epoch"), *map(len, names))
     rows = [f"{'epoch':{width}} {''.join(str(epoch % 10) for epoch in range(epochs))}"]
-    for stage in stages:
-        marks = (_mark(strategy, stage, kinds, Progress(epoch=epoch, epochs=epochs)) for epoch in range(epochs))
-        rows.append(f"{stage.name:{width}} {''.join(marks)}")
+    for row, name in enumerate(names):
+        rows.append(f"{name:{width}} {''.join(_mark(scales(row, epoch)) for epoch in range(epochs))}")
     return "\n".join(rows)
 
 
-def _mark(strategy: Strategy, stage: Depth, roles: Sequence[Role], progress: Progress) -> str:
-    scales = [effective_scale(strategy, stage, role, progress) for role in roles]
+def _mark(scales: Sequence[float]) -> str:
     if not any(scales):
         return "."
     if not all(scales):

@@ -1,13 +1,12 @@
 """The stages nearest the input train, and the head."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge
 
-from frostline.depth import Depth, Role
-from frostline.freeze.strategy import FreezeStrategy, Progress
+from frostline.depth import Depth, Outline, Role
+from frostline.freeze.strategy import FreezeStrategy, Progress, beyond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,6 @@ class FirstK(FreezeStrategy):
         """Return 1 for the first k stages and the head."""
         return float(stage.index < self.k or stage.from_head == 0)
 
-    def problems(self, stages: Sequence[Depth]) -> list[str]:
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
         """Refuse more stages than the network has."""
-        below = len(stages) - 1
-        return [f"freeze.k: the network has {below} stages below its head, got {self.k}"] if self.k > below else []
+        return beyond(self.k, outline)

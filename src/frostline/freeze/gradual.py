@@ -15,17 +15,20 @@ class Gradual(FreezeStrategy):
 
     Attributes:
         every: Epochs from one thaw to the next.
+        ratio: How many times faster a stage learns than the one below it, the paper's discriminative fine-tuning
+            (section 3.2, where it is 2.6); 1 for equal rates.
 
     >>> from frostline.freeze.drawing import draw
     >>> print(draw(Gradual(every=2), epochs=6))
     epoch 012345
-    stem  ....##
-    body  ..####
+    stem  ....++
+    body  ..++++
     head  ######
     """
 
     every: Annotated[int, Ge(1)] = 1
+    ratio: Annotated[float, Ge(1)] = 2.6
 
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
-        """Return 1 once the thaw has come down to this stage."""
-        return float(stage.from_head <= progress.epoch // self.every)
+        """Return the stage's rate once the thaw has come down to it."""
+        return self.ratio**-stage.from_head * (stage.from_head <= progress.epoch // self.every)

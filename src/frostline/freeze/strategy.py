@@ -1,22 +1,41 @@
 """What a freeze strategy is: a pure function of depth, role and progress that never sees a module."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from frostline.depth import Depth, Role
+from frostline.depth import NORMS, Depth, Grain, Outline, Role
+
+Clock = Literal["epoch", "step"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far training has come: in `epoch` (counted from 0) of `epochs`."""
+    """How far training has come, counted from 0: in `epoch` of `epochs`, after `step` of `steps` optimizer steps.
+
+    A strategy of the clock `epoch` is asked at the first step of each epoch only.
+    """
 
     epoch: int
     epochs: int
+    step: int
+    steps: int
+
+    @property
+    def done(self) -> float:
+        """The share of the run's optimizer steps that are behind, 0 to 1."""
+        return self.step / max(1, self.steps)
 
 
 class Strategy(Protocol):
     """Says how fast each parameter learns at each moment; 0 is frozen."""
+
+    @property
+    def clock(self) -> Clock:
+        """How often the answer can change: from epoch to epoch, or from optimizer step to optimizer step."""
+
+    @property
+    def grain(self) -> Grain:
+        """What the answer is one number for: all parameters of a role in a stage, or each tensor."""
 
     @property
     def norm_stats(self) -> Literal["follow", "frozen", "running"]:
@@ -29,8 +48,11 @@ class Strategy(Protocol):
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
         """Return the factor on the learning rate of this role's parameters in this stage, now; 0 freezes them."""
 
-    def problems(self, stages: Sequence[Depth]) -> list[str]:
-        """Return what this strategy asks of a network that has not these stages, as `key: sentence`."""
+    def scale_of(self, name: str, stage: Depth, role: Role, progress: Progress) -> float:
+        """Return the factor of one tensor by its name; asked in the place of `scale` where `grain` is `tensor`."""
+
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
+        """Return what this strategy asks of a network or a run that does not have it, as `key: sentence`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +66,35 @@ class FreezeStrategy:
         norm_affine: Whether its scale and shift `follow` the strategy, stay `frozen` everywhere, or `train` everywhere.
     """
 
+    clock: ClassVar[Clock] = "epoch"
+    grain: ClassVar[Grain] = "role"
+
     norm_stats: Literal["follow", "frozen", "running"] = "follow"
     norm_affine: Literal["follow", "frozen", "train"] = "follow"
 
-    def problems(self, stages: Sequence[Depth]) -> list[str]:
-        """Return what this strategy asks of a network that has not these stages; nothing, unless a subclass says so."""
-        del stages
+    def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
+        """Return the factor on the learning rate; every strategy says its own."""
+        raise NotImplementedError
+
+    def scale_of(self, name: str, stage: Depth, role: Role, progress: Progress) -> float:
+        """Return the same for every tensor of a role in a stage, unless a subclass tells tensors apart."""
+        del name
+        return self.scale(stage, role, progress)
+
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
+        """Return what this strategy asks of a network or a run that does not have it; nothing, by default."""
+        del outline, epochs
         return []
 
 
-def effective_scale(strategy: Strategy, stage: Depth, role: Role, progress: Progress) -> float:
-    """Return the strategy's scale with its policy for normalisation layers applied."""
-    scale = strategy.scale(stage, role, progress)
-    if role is Role.NORM and strategy.norm_affine != "follow":
+def beyond(k: int, outline: Outline) -> list[str]:
+    """Refuse a number of stages, besides the head, that is more than a network has."""
+    below = len(outline.stages) - 1
+    return [f"freeze.k: the network has {below} stages below its head, got {k}"] if k > below else []
+
+
+def with_norm_policy(strategy: Strategy, scale: float, role: Role) -> float:
+    """Return a strategy's factor with its policy for normalisation layers applied."""
+    if role in NORMS and strategy.norm_affine != "follow":
         return 0.0 if strategy.norm_affine == "frozen" else scale or 1.0
     return scale

@@ -216,7 +216,7 @@ def _depth(index: int, count: int) -> Depth:
 
 def _role(owner: nn.Module, name: str) -> Role:
     if is_norm(owner):
-        return Role.NORM
+        return Role.NORM_BIAS if name.endswith("bias") else Role.NORM
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or _TABLE.search(name):
         return Role.EMBEDDING
     return Role.BIAS if name.endswith("bias") else Role.WEIGHT

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from frostline.depth import Role
+from frostline.depth import NORMS
 from frostline.nn.stages import Stage
 
 
@@ -31,7 +31,7 @@ class L2SP(nn.Module):
     def start(self, stages: Sequence[Stage]) -> None:
         """Remember where the parameters are now; called once, when the weights have been carried in."""
         for stage in stages:
-            kept = [p for name, p in stage.parameters.items() if stage.roles[name] is not Role.NORM]
+            kept = [p for name, p in stage.parameters.items() if stage.roles[name] not in NORMS]
             if stage.depth.from_head == 0:
                 self._head = kept
             else:

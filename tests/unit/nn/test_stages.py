@@ -276,7 +276,7 @@ def test_roles_say_what_a_parameter_does():
         "attention.out_proj.weight": Role.WEIGHT,
         "attention.out_proj.bias": Role.BIAS,
         "norm.weight": Role.NORM,
-        "norm.bias": Role.NORM,
+        "norm.bias": Role.NORM_BIAS,
         "head.weight": Role.WEIGHT,
         "head.bias": Role.BIAS,
     }
