@@ -1,12 +1,7 @@
 """Where a parameter is and what it does: the words that networks and freeze strategies share."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
-
-Grain = Literal["role", "tensor"]
-"""What one answer of a strategy is for: all parameters of a role in a stage, or a single tensor."""
 
 
 class Role(StrEnum):
@@ -45,24 +40,3 @@ class Depth:
     def from_head(self) -> int:
         """Stages between this one and the output; 0 is the head."""
         return self.count - 1 - self.index
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where one parameter is and what it does."""
-
-    stage: Depth
-    role: Role
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outline:
-    """What may be known of a network without a module at hand.
-
-    Attributes:
-        stages: The stages, from the input to the output.
-        parameters: The place of every parameter, by the names of `network.named_parameters()`.
-    """
-
-    stages: Sequence[Depth]
-    parameters: Mapping[str, Place]

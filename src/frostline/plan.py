@@ -53,7 +53,7 @@ class Plan:
     Attributes:
         strategy: What trains when.
         stages: The network's stages.
-        groups: The parameters, as finely as the strategy tells them apart.
+        groups: The parameters, by stage and role.
         epochs: Epochs of the run.
         per_epoch: Optimizer steps of an epoch.
     """
@@ -76,11 +76,7 @@ class Plan:
         return {group.name: self._scale(group, progress) for group in self.groups}
 
     def _scale(self, group: Group, progress: Progress) -> float:
-        if group.tensor is None:
-            scale = self.strategy.scale(group.stage, group.role, progress)
-        else:
-            scale = self.strategy.scale_of(group.tensor, group.stage, group.role, progress)
-        return with_norm_policy(self.strategy, scale, group.role)
+        return with_norm_policy(self.strategy, self.strategy.scale(group.stage, group.role, progress), group.role)
 
     def modes(self, scales: Mapping[str, float]) -> dict[str, bool]:
         """Return which modules are in train mode under these scales, by module name.
@@ -159,7 +155,7 @@ class Plan:
         return {
             "stage": stage.depth.name,
             "modules": _abridged(list(stage.modules)),
-            "trains": _what(free, groups),
+            "trains": "nothing" if not free else "all" if len(free) == len(groups) else ", ".join(g.role for g in free),
             "lr": " / ".join(f"{rate:g}" for rate in rates) or "-",
             "norms": _norms(stage, phase),
             "trainable": f"{sum(group.size for group in free):,}",
@@ -169,14 +165,6 @@ class Plan:
 
 def _inclusive(start: int, stop: int) -> str:
     return str(start) if stop == start + 1 else f"{start}-{stop - 1}"
-
-
-def _what(free: Sequence[Group], groups: Sequence[Group]) -> str:
-    """Say which of a stage's groups train: by role, or of single tensors how many."""
-    if len(free) in (0, len(groups)):
-        return "all" if free else "nothing"
-    roles = dict.fromkeys(group.role for group in free)
-    return ", ".join(roles) if free[0].tensor is None else f"{len(free)} of {len(groups)} tensors"
 
 
 def _norms(stage: Stage, phase: Phase) -> str:

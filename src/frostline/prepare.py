@@ -23,7 +23,7 @@ from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
-from frostline.optim.partition import outline, partition
+from frostline.optim.partition import partition
 from frostline.plan import Plan, as_text
 from frostline.record import Store, Tracking
 from frostline.seeds import stream
@@ -150,13 +150,13 @@ def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage
 def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage], batches: int) -> Plan:
     strategy: Strategy = build(cfg.freeze, key="freeze") if verb == "finetune" else Full()
     epochs = cfg.trainer.max_epochs
-    if problems := strategy.problems(outline(parts), epochs):
+    if problems := strategy.problems([part.depth for part in parts], epochs):
         raise ConfigError(problems)
-    groups = partition(parts, strategy.grain)
-    return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=_steps(cfg.trainer, batches))
+    steps = steps_per_epoch(cfg.trainer, batches=batches)
+    return Plan(strategy=strategy, stages=parts, groups=partition(parts), epochs=epochs, per_epoch=steps)
 
 
-def _steps(trainer: DictConfig, batches: int) -> int:
+def steps_per_epoch(trainer: DictConfig, *, batches: int) -> int:
     """Return the optimizer steps of an epoch, as Lightning counts them: what is accumulated is stepped at its end."""
     limit = trainer.get("limit_train_batches")
     seen = batches if limit is None else min(batches, limit) if isinstance(limit, int) else int(batches * limit)

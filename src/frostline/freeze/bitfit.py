@@ -10,7 +10,8 @@ from frostline.freeze.strategy import FreezeStrategy, Progress
 class BitFit(FreezeStrategy):
     """Train all biases, the shifts of normalisation layers among them, and the head (BitFit, arXiv:2106.10199).
 
-    In a network whose convolutions have no biases this is the shifts and the head.
+    In a network whose convolutions have no biases this is the shifts and the head. Statistics of a layer whose shift
+    trains are the batch's; `norm_stats=frozen` holds them where they were.
 
     >>> from frostline.freeze.drawing import draw
     >>> print(draw(BitFit(), epochs=6))

@@ -1,9 +1,10 @@
 """What a freeze strategy is: a pure function of depth, role and progress that never sees a module."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from frostline.depth import NORMS, Depth, Grain, Outline, Role
+from frostline.depth import NORMS, Depth, Role
 
 Clock = Literal["epoch", "step"]
 
@@ -34,10 +35,6 @@ class Strategy(Protocol):
         """How often the answer can change: from epoch to epoch, or from optimizer step to optimizer step."""
 
     @property
-    def grain(self) -> Grain:
-        """What the answer is one number for: all parameters of a role in a stage, or each tensor."""
-
-    @property
     def norm_stats(self) -> Literal["follow", "frozen", "running"]:
         """Which statistics batch normalisation uses while training."""
 
@@ -48,10 +45,7 @@ class Strategy(Protocol):
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
         """Return the factor on the learning rate of this role's parameters in this stage, now; 0 freezes them."""
 
-    def scale_of(self, name: str, stage: Depth, role: Role, progress: Progress) -> float:
-        """Return the factor of one tensor by its name; asked in the place of `scale` where `grain` is `tensor`."""
-
-    def problems(self, outline: Outline, epochs: int) -> list[str]:
+    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
         """Return what this strategy asks of a network or a run that does not have it, as `key: sentence`."""
 
 
@@ -67,7 +61,6 @@ class FreezeStrategy:
     """
 
     clock: ClassVar[Clock] = "epoch"
-    grain: ClassVar[Grain] = "role"
 
     norm_stats: Literal["follow", "frozen", "running"] = "follow"
     norm_affine: Literal["follow", "frozen", "train"] = "follow"
@@ -76,20 +69,15 @@ class FreezeStrategy:
         """Return the factor on the learning rate; every strategy says its own."""
         raise NotImplementedError
 
-    def scale_of(self, name: str, stage: Depth, role: Role, progress: Progress) -> float:
-        """Return the same for every tensor of a role in a stage, unless a subclass tells tensors apart."""
-        del name
-        return self.scale(stage, role, progress)
-
-    def problems(self, outline: Outline, epochs: int) -> list[str]:
+    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
         """Return what this strategy asks of a network or a run that does not have it; nothing, by default."""
-        del outline, epochs
+        del stages, epochs
         return []
 
 
-def beyond(k: int, outline: Outline) -> list[str]:
+def beyond(k: int, stages: Sequence[Depth]) -> list[str]:
     """Refuse a number of stages, besides the head, that is more than a network has."""
-    below = len(outline.stages) - 1
+    below = len(stages) - 1
     return [f"freeze.k: the network has {below} stages below its head, got {k}"] if k > below else []
 
 
