@@ -80,7 +80,7 @@ class Rig:
         torch.manual_seed(0)
         self.network = network or Toy()
         self.stages = stages(self.network, Examples().inputs[:2])
-        groups = partition(self.stages)
+        groups = partition(self.stages, strategy.grain)
         self.plan = Plan(strategy=strategy, stages=self.stages, groups=groups, epochs=epochs, per_epoch=2)
         self.freezing = Freezing(self.network, self.plan)
         self.module = FineTuning(

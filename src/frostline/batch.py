@@ -1,5 +1,6 @@
 """What a data loader hands to an objective."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -17,3 +18,8 @@ class Batch(NamedTuple):
     inputs: Any
     targets: Any
     places: Tensor
+
+    def examples(self) -> "Iterator[Batch]":
+        """Yield each example as a batch of one."""
+        for i in range(len(self.places)):
+            yield Batch(self.inputs[i : i + 1], self.targets[i : i + 1], self.places[i : i + 1])

@@ -14,7 +14,8 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.batch import Batch
-from frostline.plan import Phase, Plan
+from frostline.engine import Freezing
+from frostline.plan import Phase
 
 
 class Meter(Callback):
@@ -24,11 +25,11 @@ class Meter(Callback):
     that the phase sees; a multiply-add counts as two. Validation is part of the seconds but not of the FLOPs.
 
     Args:
-        plan: The phases, between which the cost of a step changes.
+        freezing: Knows the phase, between which the cost of a step changes; called before this callback.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, freezing: Freezing) -> None:
+        self._freezing = freezing
         self._phase: Phase | None = None
         self._counter: FlopCounterMode | None = None
         self._counting = ExitStack()
@@ -51,10 +52,10 @@ class Meter(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count the FLOPs of this step if it is the first of its phase, else take its time."""
-        phase = self._plan.phase(self._plan.moment(epoch=trainer.current_epoch, step=trainer.global_step))
-        if phase is not self._phase:
+        phase = self._freezing.phase
+        if phase is not None and phase is not self._phase:
             self._phase = phase
-            self._trainable = max(self._trainable, self._plan.trainable(phase))
+            self._trainable = max(self._trainable, self._freezing.plan.trainable(phase))
             self._counter = self._counting.enter_context(FlopCounterMode(display=False))
         self._step_begun = perf_counter()
 

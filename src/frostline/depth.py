@@ -1,7 +1,12 @@
 """Where a parameter is and what it does: the words that networks and freeze strategies share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+Grain = Literal["role", "tensor"]
+"""What one answer of a strategy is for: all parameters of a role in a stage, or each tensor by itself."""
 
 
 class Role(StrEnum):
@@ -40,3 +45,31 @@ class Depth:
     def from_head(self) -> int:
         """Stages between this one and the output; 0 is the head."""
         return self.count - 1 - self.index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a parameter is and what it does.
+
+    Attributes:
+        stage: Its stage.
+        role: Its role.
+        name: Its qualified name; empty where all parameters of that role in that stage are meant.
+    """
+
+    stage: Depth
+    role: Role
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What a strategy may know of a network.
+
+    Attributes:
+        stages: The stages, from the input to the output.
+        places: Every parameter that its author left free, in the order of the stages.
+    """
+
+    stages: Sequence[Depth]
+    places: Sequence[Place]

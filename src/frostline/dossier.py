@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from frostline import provenance
 from frostline.checkpoint import save_weights
 from frostline.config.effective import effective, flatten
-from frostline.plan import as_text
+from frostline.engine import Freezing
+from frostline.plan import Plan, as_text
 from frostline.plan_figure import save_figure
 from frostline.prepare import WEIGHTS, Prepared, learning_rate, plain
 from frostline.record import RunRecord, masked
@@ -52,9 +54,7 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
     record.text("command.txt", masked(provenance.command()) + "\n")
     record.text("git.diff", provenance.diff())
     record.json("data.json", description := data.describe())
-    record.text("plan.txt", as_text(prepared.plan, lr=learning_rate(prepared.cfg)))
-    with record.artifact("plan.png") as path:
-        save_figure(prepared.plan, path)
+    _record_plan(prepared.plan, record, lr=learning_rate(prepared.cfg))
     if prepared.carried is not None:
         record.text("carried.txt", f"{prepared.carried}\n")
     for split, profile in description["splits"].items():
@@ -65,6 +65,21 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
             context=split,
             profile={"examples": profile["examples"]},
         )
+
+
+def record_course(freezing: Freezing, record: RunRecord, *, lr: float) -> None:
+    """Keep what the engine found and what the strategy decided, and the plan as it came to be."""
+    record.json("audit.json", freezing.audits)
+    if freezing.plan.decisions or freezing.plan.monitored:
+        decisions = [asdict(decision) for decision in freezing.plan.decisions]
+        record.json("decisions.json", {"decisions": decisions, "monitored": freezing.plan.monitored})
+        _record_plan(freezing.plan, record, lr=lr)
+
+
+def _record_plan(plan: Plan, record: RunRecord, *, lr: float) -> None:
+    record.text("plan.txt", as_text(plan, lr=lr))
+    with record.artifact("plan.png") as path:
+        save_figure(plan, path)
 
 
 def record_results(prepared: Prepared, record: RunRecord) -> None:

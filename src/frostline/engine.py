@@ -6,7 +6,8 @@ never read back from it. Public hooks of Lightning only.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +16,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from frostline.errors import IntegrityError
-from frostline.plan import Phase, Plan
+from frostline.freeze.adaptive import Adaptive
+from frostline.freeze.strategy import Decision
+from frostline.modules import Training
+from frostline.optim.partition import outline
+from frostline.plan import Phase, Plan, who_trains
+from frostline.signals import Sums, probe
 
 
 class Freezing(Callback):
@@ -27,16 +33,23 @@ class Freezing(Callback):
     Args:
         network: The network that the plan speaks of.
         plan: What trains when.
+
+    Attributes:
+        plan: The plan, with what the strategy has decided until now.
+        phase: What trains now; None before and after training.
+        audits: What was found at the end of each phase.
     """
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         self._network = network
-        self._plan = plan
-        self._phase: Phase | None = None
+        self.plan = plan
+        self.phase: Phase | None = None
+        self.audits: list[dict[str, Any]] = []
         self._step = -1
         self._before: dict[str, str] = {}
         self._scales: dict[str, float] = {}
-        self.audits: list[dict[str, Any]] = []
+        self._sums = Sums()
+        self._free = {n: p for group in plan.groups for n, p in group.parameters.items() if n not in group.fixed}
 
     @property
     def intact(self) -> bool:
@@ -45,7 +58,7 @@ class Freezing(Callback):
 
     def metrics(self) -> dict[str, float]:
         """Return the audits' finding; a run of no epochs has frozen everything and touched nothing."""
-        audited = bool(self.audits) or self._plan.epochs == 0
+        audited = bool(self.audits) or self.plan.epochs == 0
         return {"audit/frozen_intact": float(self.intact)} if audited else {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -56,7 +69,7 @@ class Freezing(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the phase of this epoch; where it is a new one, audit the one that ends."""
-        self._enter(trainer)
+        self._enter(trainer, pl_module)
         self._set_modes()
         if trainer.logger is not None:
             trainer.logger.log_metrics(self._rates(trainer.optimizers), step=trainer.global_step)
@@ -68,38 +81,68 @@ class Freezing(Callback):
 
         Under accumulation several batches make one step; the phase changes before the first of them.
         """
-        if self._plan.strategy.clock == "step" and trainer.global_step != self._step:
-            self._enter(trainer)
+        if self.plan.strategy.clock == "step" and trainer.global_step != self._step:
+            self._enter(trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Sum the gradients of this step, where the strategy decides from them."""
+        if isinstance(self.plan.strategy, Adaptive) and self.plan.strategy.probe is None:
+            self._sums.add(self._free)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the modes back that validation has changed."""
+        """Put the modes back that validation has changed; keep the metric that the strategy waits on."""
         self._set_modes()
+        monitor = self.plan.strategy.monitor
+        if monitor is not None and not trainer.sanity_checking:
+            seen = {trainer.current_epoch: float(trainer.callback_metrics[monitor])}
+            self.plan = replace(self.plan, monitored={**self.plan.monitored, **seen})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Audit the last phase."""
-        self._audit()
-        self._phase = None
+        self._audit(trainer.global_step)
+        self.phase = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Audit the phase that was broken off, by Ctrl-C say; its finding goes to the record like any other."""
         if not isinstance(exception, IntegrityError):
-            self._audit()
-        self._phase = None
+            self._audit(trainer.global_step)
+        self.phase = None
 
-    def _enter(self, trainer: pl.Trainer) -> None:
-        """Take the learning-rate factors of now; where another phase begins, audit the one that ends."""
+    def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Decide if that is due and take the learning-rate factors of now; where what trains changes, audit first."""
         self._step = trainer.global_step
-        moment = self._plan.moment(epoch=trainer.current_epoch, step=self._step)
-        phase, self._scales = self._plan.phase(moment), self._plan.scales(moment)
-        if phase is self._phase:
-            return
-        self._audit()
-        self._apply(phase, trainer.optimizers)
-        self._phase, self._before = phase, self._digests(phase)
+        moment = self.plan.moment(epoch=trainer.current_epoch, step=self._step)
+        self._decide(trainer, module, moment)
+        self._scales = self.plan.scales(moment)
+        if self.phase is None or who_trains(self.phase.scales) != who_trains(self._scales):
+            self._audit(moment)
+            self.phase = self.plan.phase(moment, stop=self.plan.end, scales=self._scales)
+            self._before = self._digests(self.phase)
+        self._apply(self.phase, trainer.optimizers)
         self._set_modes()
 
+    def _decide(self, trainer: pl.Trainer, module: pl.LightningModule, moment: int) -> None:
+        """Let an adaptive strategy take the decision that belongs before this step."""
+        strategy, past = self.plan.strategy, self.plan.decisions
+        if not isinstance(strategy, Adaptive) or not strategy.due(self.plan.progress(moment)):
+            return
+        wanted, places = strategy.probe, outline(self.plan.groups)
+        looked = (
+            probe(trainer, cast("Training", module), self._free, wanted)
+            if wanted is not None
+            else iter([self._sums.take(self._free)])
+        )
+        signals = strategy.signals(looked, {n: p.detach() for n, p in self._free.items()}, places)
+        scales = strategy.decide(signals, places, past)
+        if strategy.fresh_state and scales != (past[-1].scales if past else None):
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
+        self.plan = replace(self.plan, decisions=(*past, Decision(step=moment, signals=signals, scales=scales)))
+
     def _apply(self, phase: Phase, optimizers: list[Optimizer]) -> None:
-        for group in self._plan.groups:
+        for group in self.plan.groups:
             for name, parameter in group.parameters.items():
                 free = bool(phase.scales[group.name]) and name not in group.fixed
                 parameter.requires_grad_(free)
@@ -107,11 +150,11 @@ class Freezing(Callback):
                     _forget(parameter, optimizers)
 
     def _set_modes(self) -> None:
-        if self._phase is None:
+        if self.phase is None:
             return
         for name, module in self._network.named_modules(remove_duplicate=True):
             # A container that spans stages is in train mode: Inception asks its root whether to run auxiliary heads.
-            module.training = self._phase.modes.get(name, True)
+            module.training = self.phase.modes.get(name, True)
 
     def _scale_rates(self, optimizer: Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
@@ -120,7 +163,7 @@ class Freezing(Callback):
 
     def _rates(self, optimizers: list[Optimizer]) -> dict[str, float]:
         """Return the learning rate of each stage now, the highest of its groups; 0 is frozen."""
-        rates = {f"lr/{group.stage.name}": 0.0 for group in self._plan.groups}
+        rates = {f"lr/{group.stage.name}": 0.0 for group in self.plan.groups}
         for options in (options for optimizer in optimizers for options in optimizer.param_groups):
             stage = f"lr/{options['name'].partition('.')[0]}"
             rates[stage] = max(rates[stage], float(options["lr"]) * self._scales[options["name"]])
@@ -131,11 +174,11 @@ class Freezing(Callback):
 
         A buffer of a container that spans stages counts as the stage that it was given to.
         """
-        for group in self._plan.groups:
+        for group in self.plan.groups:
             for name, parameter in group.parameters.items():
                 if not phase.scales[group.name] or name in group.fixed:
                     yield name, parameter
-        for stage in self._plan.stages:
+        for stage in self.plan.stages:
             trains = any(phase.modes[name] for name in stage.modules)
             for name, buffer in stage.buffers.items():
                 if not phase.modes.get(name.rpartition(".")[0], trains):
@@ -145,17 +188,39 @@ class Freezing(Callback):
         current = dict(self._network.named_buffers()) | dict(self._network.named_parameters())
         return {name: digest(current.get(name, tensor)) for name, tensor in self._frozen(phase)}
 
-    def _audit(self) -> None:
-        if self._phase is None:
+    def _audit(self, step: int) -> None:
+        """Compare what the phase that ends before this step declared frozen with what it was at its start."""
+        if self.phase is None:
             return
-        after = self._digests(self._phase)
+        phase = replace(self.phase, stop=step)
+        after = self._digests(phase)
         changed = sorted(name for name, value in self._before.items() if after[name] != value)
-        self.audits.append(_finding(self._phase, after, changed))
+        self.audits.append(_finding(phase, after, changed))
         if changed:
             raise IntegrityError(
-                f"{len(changed)} frozen tensors changed in {self._phase.span}: {', '.join(changed[:5])}; "
+                f"{len(changed)} frozen tensors changed in {phase.span}: {', '.join(changed[:5])}; "
                 "the run cannot be believed"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know: what was decided and seen, and what the open phase is held against."""
+        return {
+            "decisions": [asdict(decision) for decision in self.plan.decisions],
+            "monitored": dict(self.plan.monitored),
+            "sums": dict(self._sums.totals),
+            "audits": list(self.audits),
+            "phase": None if self.phase is None else (self.phase.start, dict(self.phase.scales), dict(self._before)),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned; the phase goes on, and is audited as one."""
+        decisions = tuple(Decision(**decision) for decision in state_dict["decisions"])
+        self.plan = replace(self.plan, decisions=decisions, monitored=state_dict["monitored"])
+        self._sums.totals = state_dict["sums"]
+        self.audits = state_dict["audits"]
+        if state_dict["phase"] is not None:
+            start, scales, self._before = state_dict["phase"]
+            self.phase = self.plan.phase(start, stop=self.plan.end, scales=scales)
 
 
 def digest(tensor: Tensor) -> str:

@@ -56,11 +56,15 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        loss = self._objective.loss(self.network(batch.inputs), batch)
+        loss = self.loss(batch)
         self.log(
             "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True
         )
         return loss + self.penalty()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the objective of a batch, a scalar, without any penalty."""
+        return self._objective.loss(self.network(batch.inputs), batch)
 
     def penalty(self) -> Tensor | float:
         """Return what is added to the loss besides the objective."""

@@ -3,16 +3,15 @@
 The engine applies this plan and nothing else, so that what `frostline plan` prints is what a run does.
 """
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from torch import nn
 
-from frostline.freeze.drawing import LEGEND, picture
-from frostline.freeze.strategy import Progress, Strategy, with_norm_policy
+from frostline.freeze.drawing import LEGEND, UNSETTLED, picture
+from frostline.freeze.strategy import Decision, Progress, Strategy, with_norm_policy
 from frostline.nn.stages import Stage, is_norm
 from frostline.optim.partition import Group
 
@@ -56,6 +55,8 @@ class Plan:
         groups: The parameters, by stage and role.
         epochs: Epochs of the run.
         per_epoch: Optimizer steps of an epoch.
+        decisions: What the strategy has decided, where it decides from signals of training.
+        monitored: By epoch, the metric that the strategy waits on, as far as it has been validated.
     """
 
     strategy: Strategy
@@ -63,20 +64,36 @@ class Plan:
     groups: Sequence[Group]
     epochs: int
     per_epoch: int = 1
+    decisions: tuple[Decision, ...] = ()
+    monitored: Mapping[int, float] = field(default_factory=dict)
 
     def moment(self, *, epoch: int, step: int) -> int:
         """Return the step that the strategy is asked about: the first of the epoch, or this one, as its clock says."""
         return epoch * self.per_epoch if self.strategy.clock == "epoch" else step
 
+    def progress(self, step: int) -> Progress:
+        """Return what a strategy is told at this optimizer step: how far the run is, and what it has seen by then."""
+        epoch = step // self.per_epoch
+        return Progress(
+            epoch=epoch,
+            epochs=self.epochs,
+            step=step,
+            steps=self.epochs * self.per_epoch,
+            decisions=tuple(decision for decision in self.decisions if decision.step <= step),
+            monitored={past: value for past, value in self.monitored.items() if past < epoch},
+        )
+
+    def known(self, step: int) -> bool:
+        """Tell whether it is settled what trains at this optimizer step."""
+        return self.strategy.known(self.progress(step))
+
     def scales(self, step: int) -> dict[str, float]:
         """Return the factor on the learning rate of each group at this optimizer step, by name; 0 is frozen."""
-        progress = Progress(
-            epoch=step // self.per_epoch, epochs=self.epochs, step=step, steps=self.epochs * self.per_epoch
-        )
+        progress = self.progress(step)
         return {group.name: self._scale(group, progress) for group in self.groups}
 
     def _scale(self, group: Group, progress: Progress) -> float:
-        return with_norm_policy(self.strategy, self.strategy.scale(group.stage, group.role, progress), group.role)
+        return with_norm_policy(self.strategy, self.strategy.scale_of(group.place, progress), group.role)
 
     def modes(self, scales: Mapping[str, float]) -> dict[str, bool]:
         """Return which modules are in train mode under these scales, by module name.
@@ -101,43 +118,66 @@ class Plan:
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """The spans between changes of what trains; a run of no epochs has one, in which nothing happens."""
-        end, tick = max(1, self.epochs) * self.per_epoch, self.per_epoch if self.strategy.clock == "epoch" else 1
-        every = ((step, self.scales(step)) for step in range(0, end, tick))
-        first = [next(span) for _, span in groupby(every, key=lambda item: [bool(s) for s in item[1].values()])]
-        stops = [*(step for step, _ in first[1:]), end]
+        """The spans between changes of what trains, as far as that is known; a run of no epochs has one."""
+        every = [(step, self.scales(step)) for step in takewhile(self.known, self._ticks)]
+        first = [next(span) for _, span in groupby(every, key=lambda item: who_trains(item[1]))]
+        stops = [*(step for step, _ in first[1:]), self.horizon]
         return [
-            Phase(start=start, stop=stop, per_epoch=self.per_epoch, scales=scales, modes=self.modes(scales))
-            for (start, scales), stop in zip(first, stops, strict=True)
+            self.phase(start, stop=stop, scales=scales) for (start, scales), stop in zip(first, stops, strict=False)
         ]
 
-    def phase(self, step: int) -> Phase:
-        """Return the phase that this optimizer step is in; after the last, the last."""
-        place = bisect_right(self.phases, step, key=lambda phase: phase.start)
-        return self.phases[max(0, place - 1)]
+    @property
+    def _ticks(self) -> range:
+        """The steps at which what trains can change."""
+        return range(0, self.end, self.per_epoch if self.strategy.clock == "epoch" else 1)
+
+    @property
+    def end(self) -> int:
+        """The step after the last."""
+        return max(1, self.epochs) * self.per_epoch
+
+    @cached_property
+    def horizon(self) -> int:
+        """The first step of which it is not yet settled what trains, or the end."""
+        return next((step for step in self._ticks if not self.known(step)), self.end)
+
+    def phase(self, start: int, *, stop: int, scales: Mapping[str, float]) -> Phase:
+        """Return the phase of these steps, in which these scales hold at the start."""
+        return Phase(start=start, stop=stop, per_epoch=self.per_epoch, scales=scales, modes=self.modes(scales))
 
     def trainable(self, phase: Phase) -> int:
         """Return how many parameters (scalars) train in a phase."""
         return sum(group.size for group in self.groups if phase.scales[group.name])
 
     def never_moves(self) -> set[str]:
-        """Return the names of the parameters that no phase trains, and of the statistics that no phase updates."""
-        free = {g.name for g in self.groups if any(phase.scales[g.name] for phase in self.phases)}
+        """Return the names of the parameters that no phase trains, and of the statistics that no phase updates.
+
+        Of what training has still to decide, anything may move.
+        """
+        if self.horizon < self.end:
+            return set()
+        trained = {g.name for g in self.groups if any(phase.scales[g.name] for phase in self.phases)}
         awake = {name for phase in self.phases for name, training in phase.modes.items() if training}
-        parameters = {name for group in self.groups if group.name not in free for name in group.parameters}
+        parameters = {name for group in self.groups if group.name not in trained for name in group.parameters}
         buffers = {name for stage in self.stages for name in stage.buffers if name.rpartition(".")[0] not in awake}
         return parameters | buffers
 
     def picture(self) -> str:
         """Return the drawn plan: a row a stage, a column an epoch, and what the signs mean."""
         of_stage = [[g.name for g in self.groups if g.stage == stage.depth and g.size] for stage in self.stages]
-        columns = [self.scales(epoch * self.per_epoch) for epoch in range(max(1, self.epochs))]
+        columns = self.columns
         drawn = picture(
             [stage.depth.name for stage in self.stages],
             len(columns),
-            lambda row, epoch: [columns[epoch][name] for name in of_stage[row]],
+            lambda row, epoch: None if (column := columns[epoch]) is None else [column[name] for name in of_stage[row]],
         )
-        return f"{drawn}\n{LEGEND}"
+        return f"{drawn}\n{LEGEND}{UNSETTLED if None in columns else ''}"
+
+    @property
+    def columns(self) -> list[dict[str, float] | None]:
+        """The scales at the first step of each epoch, None where they are not yet settled."""
+        starts = range(0, self.end, self.per_epoch)
+        return [self.scales(step) if self.known(step) else None for step in starts]
 
     def rows(self, phase: Phase, *, lr: float) -> list[dict[str, str]]:
         """Return a table of a phase, a row a stage: what trains, at which rate, how norms behave, how many parameters.
@@ -154,13 +194,18 @@ class Plan:
         rates = sorted({phase.scales[group.name] * lr for group in free})
         return {
             "stage": stage.depth.name,
-            "modules": _abridged(list(stage.modules)),
-            "trains": "nothing" if not free else "all" if len(free) == len(groups) else ", ".join(g.role for g in free),
-            "lr": " / ".join(f"{rate:g}" for rate in rates) or "-",
+            "modules": _abridged(_outermost(list(stage.modules)), ", "),
+            "trains": "nothing" if not free else "all" if len(free) == len(groups) else _roles(free),
+            "lr": _abridged([f"{rate:.4g}" for rate in rates], " / ") or "-",
             "norms": _norms(stage, phase),
             "trainable": f"{sum(group.size for group in free):,}",
             "parameters": f"{sum(p.numel() for p in stage.parameters.values()):,}",
         }
+
+
+def who_trains(scales: Mapping[str, float]) -> list[bool]:
+    """Return, group by group, whether it trains."""
+    return [bool(scale) for scale in scales.values()]
 
 
 def _inclusive(start: int, stop: int) -> str:
@@ -176,10 +221,17 @@ def _norms(stage: Stage, phase: Phase) -> str:
     return "mixed" if len(training) == 2 else "batch statistics" if training.pop() else "stored statistics"
 
 
-def _abridged(names: Sequence[str]) -> str:
-    """Name the outermost modules only, and of many the first and the last."""
-    outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
-    return ", ".join(outer) if len(outer) <= 3 else f"{outer[0]} ... {outer[-1]}"
+def _roles(groups: Sequence[Group]) -> str:
+    return ", ".join(dict.fromkeys(group.role for group in groups))
+
+
+def _outermost(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+
+
+def _abridged(names: Sequence[str], between: str) -> str:
+    """Name all, or of many the first and the last."""
+    return between.join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]}"
 
 
 def as_text(plan: Plan, *, lr: float) -> str:
@@ -191,6 +243,8 @@ def as_text(plan: Plan, *, lr: float) -> str:
         blocks.append(f"{title}\n{_table(plan.rows(phase, lr=lr))}")
     if len(plan.phases) > MOST_PHASES:
         blocks.append(f"... and {len(plan.phases) - MOST_PHASES} more phases")
+    if plan.horizon < plan.end:
+        blocks.append(f"from step {plan.horizon} on, what trains is decided while training")
     policy = f"norm_stats={plan.strategy.norm_stats} norm_affine={plan.strategy.norm_affine}"
     return "\n\n".join([*blocks, f"normalisation policy: {policy}"]) + "\n"
 

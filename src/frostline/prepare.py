@@ -23,7 +23,7 @@ from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
-from frostline.optim.partition import partition
+from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.record import Store, Tracking
 from frostline.seeds import stream
@@ -150,10 +150,11 @@ def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage
 def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage], batches: int) -> Plan:
     strategy: Strategy = build(cfg.freeze, key="freeze") if verb == "finetune" else Full()
     epochs = cfg.trainer.max_epochs
-    if problems := strategy.problems([part.depth for part in parts], epochs):
+    groups = partition(parts, strategy.grain)
+    if problems := strategy.problems(outline(groups), epochs):
         raise ConfigError(problems)
     steps = steps_per_epoch(cfg.trainer, batches=batches)
-    return Plan(strategy=strategy, stages=parts, groups=partition(parts), epochs=epochs, per_epoch=steps)
+    return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=steps)
 
 
 def steps_per_epoch(trainer: DictConfig, *, batches: int) -> int:

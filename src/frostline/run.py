@@ -18,10 +18,10 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from frostline.config.build import build
 from frostline.cost import Meter
-from frostline.dossier import name_of, record_request, record_results, tags_of
+from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
 from frostline.engine import Freezing
 from frostline.modules import Training
-from frostline.prepare import Prepared
+from frostline.prepare import Prepared, learning_rate
 from frostline.record import RunRecord, Store
 from frostline.run_logger import RunLogger
 from frostline.seeds import stream
@@ -67,14 +67,15 @@ def execute(
     known = tags_of(prepared) | dict(tags or {})
     with store.record(name_of(known), tags=known, parent=parent) as record, _quiet():
         record_request(prepared, record)
-        freezing, meter = Freezing(prepared.network, prepared.plan), Meter(prepared.plan)
+        freezing = Freezing(prepared.network, prepared.plan)
+        meter = Meter(freezing)
         folder = Path("outputs") / record.run_id
         try:
             measured = _train_and_test(prepared, record, folder, [freezing, meter, *callbacks])
         finally:
             results = meter.metrics() | freezing.metrics()
             record.metrics(results, step=prepared.module.global_step)
-            record.json("audit.json", freezing.audits)
+            record_course(freezing, record, lr=learning_rate(prepared.cfg))
             _keep_checkpoint(record, folder)
         record_results(prepared, record)
     return Outcome(run_id=record.run_id, metrics=measured | results)

@@ -26,7 +26,7 @@ COSTS = {
 def test_flops_are_those_of_the_passes_that_the_strategy_needs(name: str) -> None:
     strategy, per_example = COSTS[name]
     rig = Rig(strategy, epochs=2, optimizer=SGD)
-    meter = Meter(rig.plan)
+    meter = Meter(rig.freezing)
     rig.fit(meter, limit_val_batches=0)
     bill = meter.metrics()
     assert bill["cost/train_flops"] == 2 * 16 * per_example
@@ -34,7 +34,7 @@ def test_flops_are_those_of_the_passes_that_the_strategy_needs(name: str) -> Non
 
 def test_phases_are_billed_at_their_own_cost_and_the_widest_counts_parameters() -> None:
     rig = Rig(LpFt(), epochs=4, optimizer=SGD)
-    meter = Meter(rig.plan)
+    meter = Meter(rig.freezing)
     rig.fit(meter, limit_val_batches=0)
     bill = meter.metrics()
     assert bill["cost/train_flops"] == 2 * 16 * (COSTS["head"][1] + COSTS["full"][1])

@@ -48,11 +48,6 @@ def test_phases_join_the_epochs_in_which_the_same_trains(strategy: Strategy, spa
     assert [phase.start for phase in whole.phases[1:]] == [phase.stop for phase in whole.phases[:-1]]
 
 
-def test_every_epoch_is_in_the_phase_that_says_so_and_after_the_end_the_last_holds() -> None:
-    whole = plan(Gradual(every=2), epochs=5)
-    assert [whole.phases.index(whole.phase(epoch)) for epoch in (0, 1, 2, 3, 4, 5, 99)] == [0, 0, 1, 1, 2, 2, 2]
-
-
 def test_a_run_of_no_epochs_still_has_a_plan() -> None:
     assert [phase.span for phase in plan(Full(), epochs=0).phases] == ["epochs 0"]
 

@@ -1,9 +1,8 @@
 """The head, then each stage alone, then everything."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from frostline.depth import Depth, Role
+from frostline.depth import Depth, Outline, Role
 from frostline.freeze.strategy import FreezeStrategy, Progress
 
 
@@ -28,9 +27,9 @@ class ChainThaw(FreezeStrategy):
         part = min(progress.epoch // max(1, progress.epochs // parts), parts - 1)
         return float(part == parts - 1 or stage.index == (stage.count - 1 if part == 0 else part - 1))
 
-    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
         """Refuse a run that is too short for all parts."""
-        parts = len(stages) + 2
+        parts = len(outline.stages) + 2
         if 0 < epochs < parts:
             return [f"trainer.max_epochs: chain_thaw has {parts} parts here, of an epoch or more each; got {epochs}"]
         return []

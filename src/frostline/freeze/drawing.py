@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from frostline.depth import Depth, Role
+from frostline.depth import Depth, Place, Role
 from frostline.freeze.strategy import Progress, Strategy, with_norm_policy
 
 LEGEND = "# trains   + trains at a lower rate   o trains in part   . frozen"
+UNSETTLED = "   ? decided while training"
 
 
 def depths(names: Sequence[str]) -> tuple[Depth, ...]:
@@ -31,20 +32,23 @@ def draw(
     """
     kinds = tuple(roles)
 
-    def scales(stage: Depth, epoch: int) -> list[float]:
+    def scales(stage: Depth, epoch: int) -> list[float] | None:
         progress = Progress(epoch=epoch, epochs=epochs, step=epoch * steps, steps=epochs * steps)
-        return [with_norm_policy(strategy, strategy.scale(stage, role, progress), role) for role in kinds]
+        if not strategy.known(progress):
+            return None
+        places = [Place(stage=stage, role=role) for role in kinds]
+        return [with_norm_policy(strategy, strategy.scale_of(place, progress), place.role) for place in places]
 
     return picture([stage.name for stage in stages], epochs, lambda row, epoch: scales(stages[row], epoch))
 
 
-def picture(names: Sequence[str], epochs: int, scales: Callable[[int, int], Sequence[float]]) -> str:
-    """Draw rows of these names: `#` at the full rate, `+` below it, `o` only some of the parameters, `.` none.
+def picture(names: Sequence[str], epochs: int, scales: Callable[[int, int], Sequence[float] | None]) -> str:
+    """Draw rows of these names with the signs of `LEGEND`, `?` where it is not settled.
 
     Args:
         names: The names of the rows.
         epochs: The number of columns.
-        scales: From row and epoch to the factors of the parameters there.
+        scales: From row and epoch to the factors of the parameters there, or None where they are not settled.
     """
     width = max(len("epoch"), *map(len, names))
     rows = [f"{'epoch':{width}} {''.join(str(epoch % 10) for epoch in range(epochs))}"]
@@ -53,7 +57,9 @@ def picture(names: Sequence[str], epochs: int, scales: Callable[[int, int], Sequ
     return "\n".join(rows)
 
 
-def _mark(scales: Sequence[float]) -> str:
+def _mark(scales: Sequence[float] | None) -> str:
+    if scales is None:
+        return "?"
     if not any(scales):
         return "."
     if not all(scales):

@@ -1,12 +1,11 @@
 """The stages nearest the output train, and the head."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge
 
-from frostline.depth import Depth, Role
+from frostline.depth import Depth, Outline, Role
 from frostline.freeze.strategy import FreezeStrategy, Progress, beyond
 
 
@@ -31,6 +30,6 @@ class LastK(FreezeStrategy):
         """Return 1 for the head and the k stages below it."""
         return float(stage.from_head <= self.k)
 
-    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
         """Refuse more stages than the network has."""
-        return beyond(self.k, stages)
+        return beyond(self.k, outline)

@@ -1,6 +1,5 @@
 """A few stages drawn at random train at a time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -8,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from frostline.depth import Depth, Role
+from frostline.depth import Depth, Outline, Role
 from frostline.freeze.strategy import Clock, FreezeStrategy, Progress
 
 
@@ -46,9 +45,9 @@ class Lisa(FreezeStrategy):
             return 1.0
         return float(stage.index in _drawn(self.seed, progress.step // self.interval, self.active, stage.count))
 
-    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
         """Refuse to draw more stages than there are."""
-        between = max(0, len(stages) - 2)
+        between = max(0, len(outline.stages) - 2)
         if self.active <= between:
             return []
         return [f"freeze.active: the network has {between} stages between stem and head, got {self.active}"]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import MinLen
 
-from frostline.depth import Depth, Role
+from frostline.depth import Depth, Outline, Role
 from frostline.freeze.strategy import FreezeStrategy, Progress
 from frostline.nearest import did_you_mean
 
@@ -34,9 +34,9 @@ class Only(FreezeStrategy):
         """Return 1 for the named stages."""
         return float(stage.name in self.stages)
 
-    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
         """Refuse a name that no stage has."""
-        names = [stage.name for stage in stages]
+        names = [stage.name for stage in outline.stages]
         return [
             f"freeze.stages: the network has no stage '{name}'; {did_you_mean(name, names)}"
             for name in self.stages

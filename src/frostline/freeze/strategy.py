@@ -1,12 +1,27 @@
 """What a freeze strategy is: a pure function of depth, role and progress that never sees a module."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
-from frostline.depth import NORMS, Depth, Role
+from frostline.depth import NORMS, Depth, Grain, Outline, Place, Role
 
 Clock = Literal["epoch", "step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a strategy decided from signals of training; kept in the checkpoint and in the record.
+
+    Attributes:
+        step: The optimizer step before which it was taken.
+        signals: What was measured, a number for each tensor by name.
+        scales: The factor on the learning rate of each tensor from then on, by name; 0 is frozen.
+    """
+
+    step: int
+    signals: Mapping[str, float]
+    scales: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,12 +29,18 @@ class Progress:
     """How far training has come, counted from 0: in `epoch` of `epochs`, after `step` of `steps` optimizer steps.
 
     A strategy of the clock `epoch` is asked at the first step of each epoch only.
+
+    Attributes:
+        decisions: What the strategy has decided until now, in order.
+        monitored: The metric that the strategy asked for, by epoch, as validated until now.
     """
 
     epoch: int
     epochs: int
     step: int
     steps: int
+    decisions: tuple[Decision, ...] = ()
+    monitored: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def done(self) -> float:
@@ -35,6 +56,14 @@ class Strategy(Protocol):
         """How often the answer can change: from epoch to epoch, or from optimizer step to optimizer step."""
 
     @property
+    def grain(self) -> Grain:
+        """What one answer is for: all parameters of a role in a stage, or each tensor by itself."""
+
+    @property
+    def monitor(self) -> str | None:
+        """The metric of validation that the answer depends on, or None."""
+
+    @property
     def norm_stats(self) -> Literal["follow", "frozen", "running"]:
         """Which statistics batch normalisation uses while training."""
 
@@ -42,10 +71,13 @@ class Strategy(Protocol):
     def norm_affine(self) -> Literal["follow", "frozen", "train"]:
         """Whether scale and shift of normalisation layers obey the strategy."""
 
-    def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
-        """Return the factor on the learning rate of this role's parameters in this stage, now; 0 freezes them."""
+    def scale_of(self, place: Place, progress: Progress) -> float:
+        """Return the factor on the learning rate of what is in this place, now; 0 freezes it."""
 
-    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
+    def known(self, progress: Progress) -> bool:
+        """Tell whether the answer is settled, or waits for something that training has still to show."""
+
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
         """Return what this strategy asks of a network or a run that does not have it, as `key: sentence`."""
 
 
@@ -61,23 +93,38 @@ class FreezeStrategy:
     """
 
     clock: ClassVar[Clock] = "epoch"
+    grain: ClassVar[Grain] = "role"
 
     norm_stats: Literal["follow", "frozen", "running"] = "follow"
     norm_affine: Literal["follow", "frozen", "train"] = "follow"
 
+    @property
+    def monitor(self) -> str | None:
+        """No metric, by default."""
+        return None
+
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
-        """Return the factor on the learning rate; every strategy says its own."""
+        """Return the factor on the learning rate of a role's parameters in a stage; every strategy says its own."""
         raise NotImplementedError
 
-    def problems(self, stages: Sequence[Depth], epochs: int) -> list[str]:
+    def scale_of(self, place: Place, progress: Progress) -> float:
+        """Return the same for every tensor of a role in a stage; a strategy of the grain `tensor` tells them apart."""
+        return self.scale(place.stage, place.role, progress)
+
+    def known(self, progress: Progress) -> bool:
+        """Return that all is settled before training, by default."""
+        del progress
+        return True
+
+    def problems(self, outline: Outline, epochs: int) -> list[str]:
         """Return what this strategy asks of a network or a run that does not have it; nothing, by default."""
-        del stages, epochs
+        del outline, epochs
         return []
 
 
-def beyond(k: int, stages: Sequence[Depth]) -> list[str]:
+def beyond(k: int, outline: Outline) -> list[str]:
     """Refuse a number of stages, besides the head, that is more than a network has."""
-    below = len(stages) - 1
+    below = len(outline.stages) - 1
     return [f"freeze.k: the network has {below} stages below its head, got {k}"] if k > below else []
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from frostline.depth import Depth, Role
+from frostline.depth import Depth, Outline, Role
 from frostline.freeze.bitfit import BitFit
 from frostline.freeze.chain_thaw import ChainThaw
 from frostline.freeze.drawing import depths, draw
@@ -99,14 +99,14 @@ STAGES = depths(["stem", "body1", "body2", "head"])
     ],
 )
 def test_what_the_network_does_not_have_is_said(strategy, sentence: str) -> None:
-    assert strategy.problems(STAGES, 4) == [sentence]
+    assert strategy.problems(Outline(stages=STAGES, places=[]), 4) == [sentence]
 
 
 @pytest.mark.parametrize(
     "strategy", [LastK(k=3), FirstK(k=3), Only(stages=["stem", "head"]), Full(), Gradual(every=99)]
 )
 def test_what_the_network_has_is_no_problem(strategy) -> None:
-    assert strategy.problems(STAGES, 4) == []
+    assert strategy.problems(Outline(stages=STAGES, places=[]), 4) == []
 
 
 def test_drawing_tells_full_rate_lower_rate_part_and_frozen_apart() -> None:

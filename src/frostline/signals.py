@@ -1,0 +1,68 @@
+"""What an adaptive strategy looks at while Lightning trains: gradients of a probe, or the sum of those trained on.
+
+Under several processes each gradient is the mean over all of them, so that every process decides the same.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from frostline.batch import Batch
+from frostline.freeze.adaptive import Gradients, Probe
+from frostline.modules import Training
+
+
+class Sums:
+    """The gradients that were trained on since the last decision, summed with their signs."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Add the gradients as they are now; what is frozen has none."""
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                gradient = parameter.grad.detach()
+                self.totals[name] = self.totals[name] + gradient if name in self.totals else gradient.clone()
+
+    def take(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Return the sums, zero for what had no gradient, and begin anew."""
+        totals, self.totals = self.totals, {}
+        return {name: totals.get(name, torch.zeros_like(p)).to(p.device) for name, p in parameters.items()}
+
+
+def probe(
+    trainer: pl.Trainer, module: Training, parameters: Mapping[str, nn.Parameter], wanted: Probe
+) -> Iterator[Gradients]:
+    """Yield gradients of the objective at the weights as they are, in evaluation mode, one at a time.
+
+    Every parameter given is left requiring a gradient and every module in evaluation mode; the engine sets both anew.
+    """
+    module.network.eval()
+    for parameter in parameters.values():
+        parameter.requires_grad_()
+    for batch in _batches(trainer, wanted):
+        with trainer.precision_plugin.forward_context():
+            loss = module.loss(batch)
+        found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True, allow_unused=True)
+        yield {n: _mean(trainer, gradient) for n, gradient in zip(parameters, found, strict=True)}
+
+
+def _batches(trainer: pl.Trainer, wanted: Probe) -> Iterator[Batch]:
+    """Yield what is probed, from a loader of its own: the one that trains is left where it is."""
+    loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+    batches: Iterator[Any] = iter(loader)
+    if wanted.single:
+        batches = chain.from_iterable(batch.examples() for batch in batches)
+    for batch in islice(batches, wanted.count):
+        yield trainer.strategy.batch_to_device(batch)
+
+
+def _mean(trainer: pl.Trainer, gradient: Tensor) -> Tensor:
+    reduced = trainer.strategy.reduce(gradient, reduce_op="mean")
+    assert isinstance(reduced, Tensor)
+    return reduced
