@@ -75,13 +75,20 @@ class Rig:
     """A toy network under a strategy, ready for Lightning."""
 
     def __init__(
-        self, strategy: Strategy, *, epochs: int, optimizer: Callable, network: nn.Module | None = None
+        self,
+        strategy: Strategy,
+        *,
+        epochs: int,
+        optimizer: Callable,
+        network: nn.Module | None = None,
+        per_epoch: int = 2,
+        scheduler: Callable | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.network = network or Toy()
         self.stages = stages(self.network, Examples().inputs[:2])
         groups = partition(self.stages, strategy.grain)
-        self.plan = Plan(strategy=strategy, stages=self.stages, groups=groups, epochs=epochs, per_epoch=2)
+        self.plan = Plan(strategy=strategy, stages=self.stages, groups=groups, epochs=epochs, per_epoch=per_epoch)
         self.freezing = Freezing(self.network, self.plan)
         self.module = FineTuning(
             self.network,
@@ -89,11 +96,18 @@ class Rig:
             regularizer=None,
             groups=self.plan.groups,
             optimizer=optimizer,
-            scheduler=constant,
+            scheduler=scheduler or constant,
             classes=3,
         )
 
-    def fit(self, *callbacks: pl.Callback, **trainer: object) -> pl.Trainer:
+    def fit(
+        self,
+        *callbacks: pl.Callback,
+        data: pl.LightningDataModule | None = None,
+        ckpt_path: object = None,
+        weights_only: bool | None = None,
+        **trainer: object,
+    ) -> pl.Trainer:
         options = {
             "max_epochs": self.plan.epochs,
             "accelerator": "cpu",
@@ -103,7 +117,7 @@ class Rig:
             "enable_model_summary": False,
         }
         runner = pl.Trainer(**(options | trainer), callbacks=[self.freezing, *callbacks])
-        runner.fit(self.module, datamodule=ToyData())
+        runner.fit(self.module, datamodule=data or ToyData(), ckpt_path=ckpt_path, weights_only=weights_only)
         return runner
 
 

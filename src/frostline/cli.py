@@ -22,6 +22,7 @@ HELP = """Frostline plans, runs, proves and compares freeze strategies for trans
   frostline finetune [overrides]            train part of a network on another task
   frostline plan [overrides]                draw what a strategy trains, when and how fast; trains nothing
   frostline study FOLDER [overrides]        run all arms and seeds of FOLDER/study.yaml, then compare them
+  frostline resume RUN_ID [fork=true]       go on with an interrupted run, under its id or as a new run
   frostline compare STUDY [out=DIR]         compare a study's recorded runs again, from MLflow alone
   frostline list [GROUP]                    what can be chosen: models, data, strategies, ...
 
@@ -44,8 +45,8 @@ def main() -> NoReturn:
     except RequestError as error:
         print(error, file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted; what has finished is recorded", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"interrupted; {interruption or 'nothing was being trained'}", file=sys.stderr)
         code = 130
     except (FloatingPointError, IntegrityError) as error:  # training went wrong; the record holds the traceback
         print(error, file=sys.stderr)
@@ -72,7 +73,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from frostline.nearest import did_you_mean
 
         raise RequestError(f"frostline: no verb '{verb}'; {did_you_mean(verb, VERBS)}")
-    if verb in ("study", "compare", "list") and not {"--help", "-h"}.isdisjoint(rest):  # Hydra helps with the others
+    if verb in ("study", "compare", "list", "resume") and not {"--help", "-h"}.isdisjoint(
+        rest
+    ):  # Hydra helps with the others
         print(HELP, end="")
         return 0
     return VERBS[verb](rest)
@@ -152,6 +155,24 @@ def _show_plan(cfg: Any) -> None:
     from frostline.prepare import open_store, plan_text, prepare
 
     print(plan_text(prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)))
+
+
+def _resume(arguments: list[str]) -> int:
+    run_id, overrides = _first(arguments, "resume", "RUN_ID")
+    from frostline.config.compose import compose
+    from frostline.record import Store, Tracking
+
+    here = [o for o in overrides if o.startswith("tracking.")]
+    cfg = compose("finetune", here)
+    store = Store.holding(Tracking(uri=cfg.tracking.uri), run_id)
+    from frostline.resume import resume
+    from frostline.run import headline
+
+    rest = [o for o in overrides if o not in here and o != "fork=true"]
+    outcome = resume(store, run_id, rest, fork="fork=true" in overrides)
+    name, value = headline(outcome.metrics)
+    print(f"run {outcome.run_id} FINISHED {name}={value:.4f}")
+    return 0
 
 
 def _study(arguments: list[str]) -> int:
@@ -253,6 +274,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "finetune": _finetune,
     "plan": _plan,
     "study": _study,
+    "resume": _resume,
     "compare": _compare,
     "list": _list,
 }

@@ -46,7 +46,7 @@ class Meter(Callback):
         """Start the clock and forget the memory's earlier peak."""
         self._on_gpu = pl_module.device.type == "cuda"
         _reset_peak_memory()
-        self._begun = perf_counter()
+        self._begun = perf_counter() - self._wall
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -75,6 +75,16 @@ class Meter(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
         self._wall = perf_counter() - self._begun
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bill so far."""
+        wall = perf_counter() - self._begun
+        return {"flops": self._flops, "steps": list(self._steps), "wall": wall, "trainable": self._trainable}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the bill of a run that was interrupted."""
+        self._flops, self._steps = state_dict["flops"], state_dict["steps"]
+        self._wall, self._trainable = state_dict["wall"], state_dict["trainable"]
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave torch's counting mode, which is global, if a step broke off."""

@@ -79,9 +79,11 @@ class Freezing(Callback):
     ) -> None:
         """Enter the phase of this optimizer step, where the strategy moves from step to step.
 
-        Under accumulation several batches make one step; the phase changes before the first of them.
+        Under accumulation several batches make one step; the phase changes before the first of them. A run that is
+        resumed within an epoch enters here too, since no epoch starts.
         """
-        if self.plan.strategy.clock == "step" and trainer.global_step != self._step:
+        moves = self.plan.strategy.clock == "step" and trainer.global_step != self._step
+        if moves or self._step < 0:
             self._enter(trainer, pl_module)
 
     def on_before_optimizer_step(
@@ -99,8 +101,8 @@ class Freezing(Callback):
             seen = {trainer.current_epoch: float(trainer.callback_metrics[monitor])}
             self.plan = replace(self.plan, monitored={**self.plan.monitored, **seen})
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Audit the last phase."""
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Audit the last phase, also that of a run that was resumed when it had nothing left to train."""
         self._audit(trainer.global_step)
         self.phase = None
 

@@ -20,6 +20,7 @@ from frostline.config.build import build
 from frostline.cost import Meter
 from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
 from frostline.engine import Freezing
+from frostline.interruption import BEST, LAST, Continued, Interruption, position
 from frostline.modules import Training
 from frostline.prepare import Prepared, learning_rate
 from frostline.record import RunRecord, Store
@@ -30,9 +31,15 @@ REMARKS = (
     ".*does not have many workers.*",  # small data are loaded faster without
     ".*smaller than the logging interval.*",  # metrics are logged by the epoch
     ".*in eval mode at the start of training.*",  # the engine sets every mode
+    ".*exists and is not empty.*",  # a resumed run comes back to its folder
+    ".*ended before the epoch ended.*",  # our sampler begins where the checkpoint says
     ".*LeafSpec.*",  # Lightning's own use of a deprecated name of torch
 )
 """Lightning's remarks, as patterns, on what is chosen on purpose."""
+
+
+KEPT = "checkpoints"
+"""Where a record keeps checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,7 @@ def execute(
     tags: Mapping[str, str] | None = None,
     parent: str | None = None,
     callbacks: Sequence[Callback] = (),
+    continued: Continued | None = None,
 ) -> Outcome:
     """Train, audit, test and record a prepared run.
 
@@ -59,26 +67,37 @@ def execute(
         tags: More tags of the record, without their prefix.
         parent: Id of the study's run.
         callbacks: Lightning callbacks besides the run's own.
+        continued: The interrupted run that goes on, or None for a new one.
 
     Raises:
         IntegrityError: Something frozen has changed.
         KeyboardInterrupt: A person interrupted; the record is closed as KILLED.
     """
     known = tags_of(prepared) | dict(tags or {})
-    with store.record(name_of(known), tags=known, parent=parent) as record, _quiet():
-        record_request(prepared, record)
+    again = continued.run_id if continued else None
+    record = store.resume(again) if again else store.record(name_of(known), tags=known, parent=parent)
+    with _told_how_to_go_on(record.run_id), record, _quiet():
+        if not again:
+            record_request(prepared, record)
         freezing = Freezing(prepared.network, prepared.plan)
         meter = Meter(freezing)
-        folder = Path("outputs") / record.run_id
+        folder = _folder(record.run_id)
         try:
-            measured = _train_and_test(prepared, record, folder, [freezing, meter, *callbacks])
+            start = continued.checkpoint_in(folder) if continued else None
+            measured = _train_and_test(prepared, record, folder, [freezing, meter, *callbacks], start)
         finally:
             results = meter.metrics() | freezing.metrics()
             record.metrics(results, step=prepared.module.global_step)
             record_course(freezing, record, lr=learning_rate(prepared.cfg))
-            _keep_checkpoint(record, folder)
+            _keep_checkpoints(record, folder)
         record_results(prepared, record)
     return Outcome(run_id=record.run_id, metrics=measured | results)
+
+
+def checkpoints(store: Store, run_id: str) -> Path:
+    """Return the folder of a run's checkpoints: what a killed process left behind, else what its record holds."""
+    left = _folder(run_id)
+    return left if (left / LAST).exists() or not store.has(run_id, KEPT) else store.fetch(run_id, KEPT)
 
 
 def headline(metrics: Mapping[str, float]) -> tuple[str, float]:
@@ -88,16 +107,19 @@ def headline(metrics: Mapping[str, float]) -> tuple[str, float]:
 
 
 def _train_and_test(
-    prepared: Prepared, record: RunRecord, folder: Path, callbacks: Sequence[Callback]
+    prepared: Prepared, record: RunRecord, folder: Path, callbacks: Sequence[Callback], start: Path | None
 ) -> dict[str, float]:
-    cfg, best = prepared.cfg, _checkpoint(folder)
+    cfg, best, interruption = prepared.cfg, _checkpoint(folder), Interruption(folder / LAST)
     asked = [cfg.stopping] if cfg.stopping else []
     own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
-    everyone = [*callbacks, best, *own]
+    everyone = [interruption, *callbacks, best, *own]
     trainer = build(cfg.trainer, key="trainer", logger=RunLogger(record), callbacks=everyone, **_display(cfg))
     pl.seed_everything(stream(cfg.seed, "train"), workers=True, verbose=False)
+    if start is not None:
+        prepared.data.start(**position(start))
     with _interruptible():
-        trainer.fit(prepared.module, datamodule=prepared.data)
+        with interruption.listening():
+            trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
         chosen = _take_best(prepared.module, best)
         record.metrics(chosen, step=prepared.module.global_step)
         return _measure(prepared, trainer)
@@ -115,9 +137,14 @@ def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:
     return measured
 
 
+def _folder(run_id: str) -> Path:
+    """Return where a run writes while it trains."""
+    return Path("outputs") / run_id
+
+
 def _checkpoint(folder: Path) -> ModelCheckpoint:
     """Keep the epoch of the lowest validation loss, to be tested, and the last, to be resumed."""
-    return ModelCheckpoint(folder, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
+    return ModelCheckpoint(folder, Path(BEST).stem, monitor="val/loss", save_last=True, enable_version_counter=False)
 
 
 def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:
@@ -126,13 +153,17 @@ def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:
         return {}
     checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
-    return {"best/epoch": float(checkpoint["epoch"]), "best/val_loss": float(best.best_model_score or math.nan)}
+    assert best.best_model_score is not None
+    return {"best/epoch": float(checkpoint["epoch"]), "best/val_loss": float(best.best_model_score)}
 
 
-def _keep_checkpoint(record: RunRecord, folder: Path) -> None:
-    if (last := folder / "last.ckpt").exists():
-        with record.artifact("checkpoints/last.ckpt") as path:
-            shutil.move(last, path)
+def _keep_checkpoints(record: RunRecord, folder: Path) -> None:
+    """Hand over to the record what the run can be resumed from, wherever it goes on; after its end, the last alone."""
+    ended = sys.exc_info()[0] is None  # then the best one's weights are the run's
+    for file in (folder / name for name in ((LAST,) if ended else (LAST, BEST))):
+        if file.exists():
+            with record.artifact(f"{KEPT}/{file.name}") as path:
+                shutil.move(file, path)
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.parent.rmdir()  # only if nothing else is there
@@ -151,6 +182,14 @@ def _quiet() -> Iterator[None]:
         for remark in REMARKS:
             warnings.filterwarnings("ignore", remark)
         yield
+
+
+@contextmanager
+def _told_how_to_go_on(run_id: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on with: frostline resume {run_id}") from None
 
 
 @contextmanager

@@ -55,6 +55,8 @@ def probe(
 def _batches(trainer: pl.Trainer, wanted: Probe) -> Iterator[Batch]:
     """Yield what is probed, from a loader of its own: the one that trains is left where it is."""
     loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(trainer.current_epoch)
     batches: Iterator[Any] = iter(loader)
     if wanted.single:
         batches = chain.from_iterable(batch.examples() for batch in batches)
