@@ -43,7 +43,8 @@ def main() -> NoReturn:
     try:
         code = _dispatch(sys.argv[1:])
     except RequestError as error:
-        print(error, file=sys.stderr)
+        if _is_first():
+            print(error, file=sys.stderr)
         code = 2
     except KeyboardInterrupt as interruption:
         print(f"interrupted; {interruption or 'nothing was being trained'}", file=sys.stderr)
@@ -143,12 +144,18 @@ def _train(cfg: Any, verb: Any) -> float:
     from frostline.run import execute, headline
 
     prepared = prepare(cfg, verb, open_store(cfg))
-    if prepared.carried is not None:
+    if prepared.carried is not None and _is_first():
         print(prepared.carried)
     outcome = execute(prepared, open_store(cfg))
     name, value = headline(outcome.metrics)
-    print(f"run {outcome.run_id} FINISHED {name}={value:.4f}")
+    if _is_first():
+        print(f"run {outcome.run_id} FINISHED {name}={value:.4f}")
     return value
+
+
+def _is_first() -> bool:
+    """Tell whether this process speaks: under torchrun, one of several does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _show_plan(cfg: Any) -> None:
@@ -177,6 +184,8 @@ def _resume(arguments: list[str]) -> int:
 
 def _study(arguments: list[str]) -> int:
     folder, overrides = _first(arguments, "study", "experiments/digits")
+    if "RANK" in os.environ:
+        raise RequestError("study: start it without torchrun; trainer.devices=N starts the processes of each run")
     from frostline.study import Study  # light: a mistake in study.yaml answers before torch is there
 
     path = Path(folder)

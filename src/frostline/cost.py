@@ -41,10 +41,12 @@ class Meter(Callback):
         self._wall = 0.0
         self._trainable = 0
         self._on_gpu = False
+        self._processes = 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock and forget the memory's earlier peak."""
         self._on_gpu = pl_module.device.type == "cuda"
+        self._processes = trainer.world_size
         _reset_peak_memory()
         self._begun = perf_counter() - self._wall
 
@@ -97,7 +99,7 @@ class Meter(Callback):
         return {
             "cost/wall_s": self._wall,
             "cost/step_ms": 1000 * median(self._steps) if self._steps else 0.0,
-            "cost/train_flops": self._flops,
+            "cost/train_flops": self._flops * self._processes,
             "cost/peak_memory_mb": _peak_memory_mb(on_gpu=self._on_gpu),
             "cost/trainable_params": float(self._trainable),
         }

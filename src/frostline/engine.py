@@ -15,12 +15,14 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from frostline.errors import IntegrityError
+from frostline.checkpoint import weights_hash
+from frostline.errors import IntegrityError, RequestError
 from frostline.freeze.adaptive import Adaptive
 from frostline.freeze.strategy import Decision
 from frostline.modules import Training
 from frostline.optim.partition import outline
 from frostline.plan import Phase, Plan, who_trains
+from frostline.processes import everyones, finds_unused, share_buffers, world, wrap_anew
 from frostline.signals import Sums, probe
 
 
@@ -48,6 +50,7 @@ class Freezing(Callback):
         self._step = -1
         self._before: dict[str, str] = {}
         self._scales: dict[str, float] = {}
+        self._wrapped: Phase | None = None
         self._sums = Sums()
         self._free = {n: p for group in plan.groups for n, p in group.parameters.items() if n not in group.fixed}
 
@@ -89,9 +92,15 @@ class Freezing(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Sum the gradients of this step, where the strategy decides from them."""
+        """Sum the gradients of this step, where the strategy decides from them; name those that are missing."""
+        if world() > 1 and not finds_unused(trainer.strategy):
+            self._refuse_what_was_not_used()
         if isinstance(self.plan.strategy, Adaptive) and self.plan.strategy.probe is None:
             self._sums.add(self._free)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let every process evaluate with the statistics of the first one, which are those that are kept."""
+        share_buffers(self._network)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the modes back that validation has changed; keep the metric that the strategy waits on."""
@@ -118,11 +127,16 @@ class Freezing(Callback):
         moment = self.plan.moment(epoch=trainer.current_epoch, step=self._step)
         self._decide(trainer, module, moment)
         self._scales = self.plan.scales(moment)
-        if self.phase is None or who_trains(self.phase.scales) != who_trains(self._scales):
+        changes = self.phase is None or who_trains(self.phase.scales) != who_trains(self._scales)
+        if changes:
             self._audit(moment)
             self.phase = self.plan.phase(moment, stop=self.plan.end, scales=self._scales)
             self._before = self._digests(self.phase)
+        assert self.phase is not None
         self._apply(self.phase, trainer.optimizers)
+        if changes or self._wrapped is not self.phase:
+            wrap_anew(trainer.strategy)
+            self._wrapped = self.phase
         self._set_modes()
 
     def _decide(self, trainer: pl.Trainer, module: pl.LightningModule, moment: int) -> None:
@@ -195,12 +209,32 @@ class Freezing(Callback):
         if self.phase is None:
             return
         phase = replace(self.phase, stop=step)
+        self._refuse_drift(phase)
         after = self._digests(phase)
         changed = sorted(name for name, value in self._before.items() if after[name] != value)
         self.audits.append(_finding(phase, after, changed))
         if changed:
             raise IntegrityError(
                 f"{len(changed)} frozen tensors changed in {phase.span}: {', '.join(changed[:5])}; "
+                "the run cannot be believed"
+            )
+
+    def _refuse_what_was_not_used(self) -> None:
+        """Name what should train and got no gradient: other processes would wait for it without end."""
+        unused = [name for name, p in self._free.items() if p.requires_grad and p.grad is None]
+        if unused:
+            raise RequestError(
+                f"trainer.strategy: {', '.join(unused[:5])} train, but had no part in the loss; freeze them, or choose "
+                "trainer.strategy=ddp_find_unused_parameters_true"
+            )
+
+    def _refuse_drift(self, phase: Phase) -> None:
+        """Compare the parameters of all processes, frozen or not."""
+        hashes = everyones(weights_hash(dict(self._network.named_parameters()))) if world() > 1 else []
+        apart = [rank for rank, value in enumerate(hashes) if value != hashes[0]]
+        if apart:
+            raise IntegrityError(
+                f"process {apart[0]} has come to other parameters than process 0 in {phase.span}; "
                 "the run cannot be believed"
             )
 

@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from frostline.processes import anyone, everyones
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """The checkpoint that a run goes on from, and that of the epoch of the lowest validation loss."""
@@ -41,6 +43,15 @@ class Continued:
     run_id: str | None
     folder: Path
     anew: frozenset[str] = frozenset()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the same in types that JSON knows."""
+        return {"run_id": self.run_id, "folder": str(self.folder.resolve()), "anew": sorted(self.anew)}
+
+    @classmethod
+    def from_plain(cls, told: Mapping[str, Any]) -> Self:
+        """Return what `plain` was told of."""
+        return cls(run_id=told["run_id"], folder=Path(told["folder"]), anew=frozenset(told["anew"]))
 
     def checkpoint_in(self, folder: Path) -> Path | None:
         """Bring the checkpoints into the folder of this run; return the one to go on from, None where there is none.
@@ -122,7 +133,7 @@ class Interruption(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop between two epochs: the checkpoint of the last one is written."""
         self._step_what_waits(trainer)
-        if self._asked:
+        if anyone(self._asked):
             raise KeyboardInterrupt
 
     def on_train_batch_end(
@@ -130,7 +141,11 @@ class Interruption(Callback):
     ) -> None:
         """Stop behind an optimizer step, if that was asked for."""
         self._epoch, self._batch = trainer.current_epoch, batch_idx + 1
-        if self._asked and _step_ends(trainer, batch_idx + 1) and not _validation_follows(trainer, batch_idx + 1):
+        if (
+            _step_ends(trainer, batch_idx + 1)
+            and anyone(self._asked)
+            and not _validation_follows(trainer, batch_idx + 1)
+        ):
             trainer.save_checkpoint(self._path)
             raise KeyboardInterrupt
 
@@ -160,7 +175,7 @@ class Interruption(Callback):
         ended = self._batch == 0
         checkpoint[OURS] = {
             "position": {"epoch": self._epoch, "batch": self._batch},
-            "random": _random_states(),
+            "random": everyones(_random_states()),
             "metrics": _logged_at_the_end_of(trainer) if ended else {},
             "metrics_step": trainer.global_step - 1,  # the step under which Lightning logs what an epoch came to
         }
@@ -183,7 +198,7 @@ class Interruption(Callback):
         if trainer.logger is not None and self._resumed["metrics"]:
             trainer.logger.log_metrics(self._resumed["metrics"], step=self._resumed["metrics_step"])
         self._waiting, self._within = self._resumed["metrics"], not self._resumed["metrics"]
-        _restore_random(self._resumed["random"])
+        _restore_random(self._resumed["random"][trainer.global_rank])
         self._resumed = None
 
     def on_load_checkpoint(

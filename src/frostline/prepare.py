@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from frostline.checkpoint import Carried, carry, read_weights, weights_hash
@@ -25,6 +25,7 @@ from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
+from frostline.processes import DATA_PARALLEL, processes_of, world
 from frostline.record import Store, Tracking
 from frostline.seeds import stream
 
@@ -79,6 +80,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     torch.manual_seed(stream(cfg.seed, "init"))
     data, model, weights = _ingredients(cfg, store)
     data.expect(model.input)
+    data.world = processes_of(plain(cfg.trainer))
     data.setup()
     network = model.network(len(data.classes))
     parts = _stages(network, data)
@@ -181,11 +183,26 @@ def _refuse_what_no_plan_can_hold(cfg: DictConfig) -> None:
     epochs = cfg.trainer.get("max_epochs")
     if not isinstance(epochs, int) or epochs < 0:
         raise RequestError(f"trainer.max_epochs: should be 0 or more, since a plan needs its length, got {epochs}")
-    devices, nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
-    if nodes != 1 or (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1"):
+    if (asked := processes_of(plain(cfg.trainer))) > 1:
+        _refuse_what_no_group_of_processes_can_do(cfg, asked)
+
+
+def _refuse_what_no_group_of_processes_can_do(cfg: DictConfig, asked: int) -> None:
+    started, strategy = world(), cfg.trainer.get("strategy") or "ddp"
+    if strategy not in DATA_PARALLEL:
         raise RequestError(
-            f"trainer.devices: this version trains in one process, on one device; got {devices} on {nodes} node(s)"
+            f"trainer.strategy: a plan is held by {', '.join(DATA_PARALLEL)}, not by {strategy}: "
+            "it must say which gradients the processes exchange"
         )
+    if cfg.trainer.get("sync_batchnorm"):
+        raise RequestError(
+            "trainer.sync_batchnorm: would replace the layers that the plan speaks of; "
+            "normalise per process, or choose freeze.norm_stats=frozen"
+        )
+    if started not in (1, asked):
+        raise RequestError(f"trainer.devices: {started} processes were started for this run, which asks for {asked}")
+    if started == 1 and cfg.trainer.get("num_nodes", 1) != 1:
+        raise RequestError("trainer.num_nodes: the processes of several machines are started by torchrun")
 
 
 def _refuse_optimizer(cfg: DictConfig) -> None:

@@ -57,6 +57,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self._expected: ImageInput | None = None
         self._splits: dict[str, ImageSplit] = {}
         self._begin = {"epoch": 0, "batch": 0}
+        self.world = 1  # processes that share the data, until a trainer says so
 
     @abstractmethod
     def source(self) -> Source:
@@ -189,7 +190,7 @@ class ImageData(pl.LightningDataModule, ABC):
         return ImageSplit(examples, pixels=pixels, spec=self.spec, seed=self.seed if random else None)
 
     def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, self.world)
 
     def _evaluation_loader(self, split: ImageSplit) -> DataLoader[Batch]:
         rank, world = self._process()
