@@ -2,7 +2,8 @@
 
 import resource
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -77,6 +78,16 @@ class Meter(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
         self._wall = perf_counter() - self._begun
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Count what happens in this context, which is not training."""
+        _reset_peak_memory()
+        begun, counter = perf_counter(), FlopCounterMode(display=False)
+        with counter:
+            yield
+        self._flops += counter.get_total_flops()
+        self._wall += perf_counter() - begun
 
     def state_dict(self) -> dict[str, Any]:
         """Return the bill so far."""

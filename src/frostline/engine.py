@@ -6,6 +6,7 @@ never read back from it. Public hooks of Lightning only.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, cast
 
@@ -121,6 +122,15 @@ class Freezing(Callback):
             self._audit(trainer.global_step)
         self.phase = None
 
+    @contextmanager
+    def all_held(self, what: str) -> Iterator[None]:
+        """Audit every parameter over what happens in this context, which trains nothing."""
+        parameters = {name: p for group in self.plan.groups for name, p in group.parameters.items()}
+        before = {name: digest(parameter) for name, parameter in parameters.items()}
+        yield
+        after = {name: digest(parameter) for name, parameter in parameters.items()}
+        self._judge(what, before, after)
+
     def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Decide if that is due and take the learning-rate factors of now; where what trains changes, audit first."""
         self._step = trainer.global_step
@@ -210,13 +220,14 @@ class Freezing(Callback):
             return
         phase = replace(self.phase, stop=step)
         self._refuse_drift(phase)
-        after = self._digests(phase)
-        changed = sorted(name for name, value in self._before.items() if after[name] != value)
-        self.audits.append(_finding(phase, after, changed))
+        self._judge(phase.span, self._before, self._digests(phase))
+
+    def _judge(self, span: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        changed = sorted(name for name, value in before.items() if after[name] != value)
+        self.audits.append(_finding(span, after, changed))
         if changed:
             raise IntegrityError(
-                f"{len(changed)} frozen tensors changed in {phase.span}: {', '.join(changed[:5])}; "
-                "the run cannot be believed"
+                f"{len(changed)} frozen tensors changed in {span}: {', '.join(changed[:5])}; the run cannot be believed"
             )
 
     def _refuse_what_was_not_used(self) -> None:
@@ -266,10 +277,10 @@ def digest(tensor: Tensor) -> str:
     return hashlib.blake2b(head + data.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
 
 
-def _finding(phase: Phase, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
+def _finding(span: str, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
     whole = hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(digests.items())).encode(), digest_size=16)
     return {
-        "span": phase.span,
+        "span": span,
         "frozen_tensors": len(digests),
         "digest": whole.hexdigest(),
         "changed": changed,

@@ -155,6 +155,10 @@ def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage], batches: int) -> 
     groups = partition(parts, strategy.grain)
     if problems := strategy.problems(outline(groups), epochs):
         raise ConfigError(problems)
+    if strategy.reestimates is not None:
+        epochs = 0
+        if not any(hasattr(module, "running_mean") for part in parts for module in part.modules.values()):
+            raise RequestError("freeze: bn_stats needs layers that store statistics, and this network has none")
     steps = steps_per_epoch(cfg.trainer, batches=batches)
     return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=steps)
 
@@ -219,7 +223,8 @@ def _refuse_another_logger(cfg: DictConfig) -> None:
 def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
     """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
     head = plan.stages[-1].parameters.keys()
-    stuck = sorted(new & plan.never_moves()) if plan.epochs else []
+    trains = plan.epochs or plan.strategy.reestimates is not None
+    stuck = sorted(new & plan.never_moves()) if trains else []
     name = type(plan.strategy).__name__
     if stuck and head.isdisjoint(stuck):
         raise RequestError(

@@ -72,7 +72,8 @@ def _accompany(prepared: Prepared) -> Outcome:
         measured = train_and_test(
             prepared,
             folder=_folder(run_id),
-            callbacks=[freezing, Meter(freezing)],
+            freezing=freezing,
+            meter=Meter(freezing),
             logger=None,
             start=Path(start) if start else None,
         )
@@ -104,7 +105,9 @@ def _record(
             measured = train_and_test(
                 prepared,
                 folder=folder,
-                callbacks=[freezing, meter, *callbacks],
+                freezing=freezing,
+                meter=meter,
+                callbacks=callbacks,
                 logger=RunLogger(record),
                 start=start,
             )

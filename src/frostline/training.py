@@ -17,8 +17,11 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 
 from frostline.config.build import build
+from frostline.cost import Meter
+from frostline.engine import Freezing
 from frostline.interruption import BEST, LAST, Interruption, position
 from frostline.modules import Training
+from frostline.nn.batch_statistics import reestimate
 from frostline.prepare import Prepared
 from frostline.processes import data_parallel, everyones, processes_of
 from frostline.seeds import stream
@@ -36,13 +39,22 @@ REMARKS = (
 
 
 def train_and_test(
-    prepared: Prepared, *, folder: Path, callbacks: Sequence[Callback], logger: Logger | None, start: Path | None
+    prepared: Prepared,
+    *,
+    folder: Path,
+    freezing: Freezing,
+    meter: Meter,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None,
+    start: Path | None,
 ) -> dict[str, float]:
     """Train, choose the weights by val, and return what these score.
 
     Args:
         prepared: What `prepare` returned.
         folder: Where checkpoints are written.
+        freezing: The engine.
+        meter: What counts the cost.
         callbacks: Lightning callbacks besides those that every training has.
         logger: Where Lightning logs; None in the processes that do not record.
         start: The checkpoint to go on from, or None.
@@ -54,7 +66,7 @@ def train_and_test(
     cfg, best, interruption = prepared.cfg, _checkpoint(folder), Interruption(folder / LAST)
     asked = [cfg.stopping] if cfg.stopping else []
     own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
-    everyone = [interruption, *callbacks, best, *own]
+    everyone = [interruption, freezing, meter, *callbacks, best, *own]
     trainer = build(
         cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
     )
@@ -62,6 +74,10 @@ def train_and_test(
     if start is not None:
         prepared.data.start(**position(start))
     with _interruptible():
+        if prepared.plan.strategy.reestimates is not None:
+            with freezing.all_held("re-estimation"), meter.measuring():
+                _reestimate(prepared, prepared.plan.strategy.reestimates)
+            return _measure(prepared, trainer)
         with interruption.listening():
             trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
         chosen = _take_best(prepared.module, best)
@@ -70,6 +86,12 @@ def train_and_test(
         measured = _measure(prepared, trainer)
     prepared.module.predictions = [batch for batches in everyones(prepared.module.predictions) for batch in batches]
     return measured
+
+
+def _reestimate(prepared: Prepared, pseudo_count: float) -> None:
+    """Take the statistics of normalisation layers from the training split, as evaluation shows it."""
+    batches = (batch.inputs for batch in prepared.data.reference_dataloader())
+    reestimate(prepared.network, batches, pseudo_count=pseudo_count)
 
 
 def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:

@@ -135,6 +135,12 @@ class ImageData(pl.LightningDataModule, ABC):
         """Let the next training loader begin at batch `batch` of `epoch`, where an interrupted run goes on."""
         self._begin = {"epoch": epoch, "batch": batch}
 
+    def reference_dataloader(self) -> DataLoader[Batch]:
+        """Load all training examples in order, without augmentation, as evaluation shows them."""
+        examples = self.train.examples
+        plain = ImageSplit(examples, pixels=fitted(examples.images, self.spec.size), spec=self.spec, seed=None)
+        return self._loader(plain, Share(len(plain)), drop_last=leaves_one_over(len(plain), batch_size=self.batch_size))
+
     def example_ids(self, split: str) -> list[str]:
         """Return what people call each example of a split, by place."""
         return list(self._drawn(split).examples.ids)

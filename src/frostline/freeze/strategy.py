@@ -64,6 +64,10 @@ class Strategy(Protocol):
         """The metric of validation that the answer depends on, or None."""
 
     @property
+    def reestimates(self) -> float | None:
+        """In place of training: for how many examples the stored statistics of normalisation layers count."""
+
+    @property
     def norm_stats(self) -> Literal["follow", "frozen", "running"]:
         """Which statistics batch normalisation uses while training."""
 
@@ -101,6 +105,11 @@ class FreezeStrategy:
     @property
     def monitor(self) -> str | None:
         """No metric, by default."""
+        return None
+
+    @property
+    def reestimates(self) -> float | None:
+        """None: this strategy trains."""
         return None
 
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
