@@ -10,8 +10,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [  # top to bottom; a module imports from lines below its own, and from its own package
     {"__main__"},
     {"cli"},
-    {"runner", "compare", "resume"},
-    {"study", "display", "rank"},
+    {"runner", "compare", "resume", "wise_ft", "soup"},
+    {"study", "display", "rank", "weight_space"},
     {"run"},
     {"dossier", "training", "launch"},
     {"prepare", "run_logger"},
