@@ -17,6 +17,7 @@ from frostline.objectives.classification import Classification
 from frostline.optim.partition import partition
 from frostline.optim.schedules import constant
 from frostline.plan import Plan
+from frostline.regularizers.regularizer import Regularizer, Start
 
 
 class Block(nn.Module):
@@ -83,17 +84,20 @@ class Rig:
         network: nn.Module | None = None,
         per_epoch: int = 2,
         scheduler: Callable | None = None,
+        regularizer: Regularizer | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.network = network or Toy()
         self.stages = stages(self.network, Examples().inputs[:2])
+        if regularizer is not None:
+            regularizer.start(beginning(self.network))
         groups = partition(self.stages, strategy.grain)
         self.plan = Plan(strategy=strategy, stages=self.stages, groups=groups, epochs=epochs, per_epoch=per_epoch)
         self.freezing = Freezing(self.network, self.plan)
         self.module = FineTuning(
             self.network,
             Classification(),
-            regularizer=None,
+            regularizer=regularizer,
             groups=self.plan.groups,
             optimizer=optimizer,
             scheduler=scheduler or constant,
@@ -119,6 +123,16 @@ class Rig:
         runner = pl.Trainer(**(options | trainer), callbacks=[self.freezing, *callbacks])
         runner.fit(self.module, datamodule=data or ToyData(), ckpt_path=ckpt_path, weights_only=weights_only)
         return runner
+
+
+def beginning(network: nn.Module) -> Start:
+    """What a regularizer may look at when it starts."""
+    return Start(
+        network=network,
+        stages=stages(network, Examples().inputs[:2]),
+        batches=lambda: ToyData().train_dataloader(),
+        loss=Classification().loss,
+    )
 
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)

@@ -27,6 +27,7 @@ from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.processes import DATA_PARALLEL, processes_of, world
 from frostline.record import Store, Tracking
+from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
 
 Verb = Literal["pretrain", "finetune"]
@@ -95,7 +96,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         verb=verb,
         cfg=cfg,
         data=data,
-        module=_module(cfg, verb, network, plan, len(data.classes)),
+        module=_module(cfg, verb, network, plan, data),
         plan=plan,
         carried=carried,
         signature=signature(plain(cfg), extra=extra),
@@ -238,19 +239,20 @@ def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
         )
 
 
-def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, classes: int) -> Training:
+def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, data: ImageData) -> Training:
     common: dict[str, Any] = {
         "groups": plan.groups,
         "optimizer": build(cfg.optimizer, key="optimizer"),
         "scheduler": build(cfg.scheduler, key="scheduler"),
-        "classes": classes,
+        "classes": len(data.classes),
     }
     objective = build(cfg.objective, key="objective")
     if verb == "pretrain":
         return Pretraining(network, objective, **common)
     regularizer = build(cfg.regularizer, key="regularizer") if cfg.regularizer else None
     if regularizer is not None:
-        regularizer.start(plan.stages)
+        batches = data.reference_dataloader
+        regularizer.start(Start(network=network, stages=plan.stages, batches=batches, loss=objective.loss))
     return FineTuning(network, objective, regularizer=regularizer, **common)
 
 
