@@ -12,7 +12,7 @@ from frostline.batch import Batch
 from frostline.engine import Freezing
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning
-from frostline.nn.stages import stages
+from frostline.nn.stages import Stage, stages
 from frostline.objectives.classification import Classification
 from frostline.optim.partition import partition
 from frostline.optim.schedules import constant
@@ -75,11 +75,17 @@ class Rig:
     """A toy network under a strategy, ready for Lightning."""
 
     def __init__(
-        self, strategy: Strategy, *, epochs: int, optimizer: Callable, network: nn.Module | None = None
+        self,
+        strategy: Strategy,
+        *,
+        epochs: int,
+        optimizer: Callable,
+        network: nn.Module | None = None,
+        parts: tuple[Stage, ...] | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.network = network or Toy()
-        self.stages = stages(self.network, Examples().inputs[:2])
+        self.stages = parts or stages(self.network, Examples().inputs[:2])
         groups = partition(self.stages)
         self.plan = Plan(strategy=strategy, stages=self.stages, groups=groups, epochs=epochs, per_epoch=2)
         self.freezing = Freezing(self.network, self.plan)

@@ -15,9 +15,10 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"prepare", "run_logger"},
     {"modules", "engine", "cost", "plan_figure"},
     {"plan", "record"},
-    {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "provenance"},
+    {"delta", "provenance"},
+    {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers"},
     {"nn", "config", "seeds"},
-    {"errors", "depth", "batch", "nearest"},
+    {"errors", "adapter", "depth", "batch", "nearest"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

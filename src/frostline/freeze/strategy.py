@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+from frostline.adapter import Adapter
 from frostline.depth import NORMS, Depth, Role
 
 Clock = Literal["epoch", "step"]
@@ -42,6 +43,10 @@ class Strategy(Protocol):
     def norm_affine(self) -> Literal["follow", "frozen", "train"]:
         """Whether scale and shift of normalisation layers obey the strategy."""
 
+    @property
+    def adapter(self) -> Adapter | None:
+        """What this strategy adds to the network before it trains, if anything."""
+
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
         """Return the factor on the learning rate of this role's parameters in this stage, now; 0 freezes them."""
 
@@ -64,6 +69,11 @@ class FreezeStrategy:
 
     norm_stats: Literal["follow", "frozen", "running"] = "follow"
     norm_affine: Literal["follow", "frozen", "train"] = "follow"
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What this strategy adds to the network before it trains; nothing, by default."""
+        return None
 
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
         """Return the factor on the learning rate; every strategy says its own."""
