@@ -85,7 +85,7 @@ def record_results(prepared: Prepared, record: RunRecord) -> None:
 def _is_small(delta: Mapping[str, Tensor], network: nn.Module) -> bool:
     """Tell whether what changed is less than half of the network, so that a file of its own is worth having."""
     whole = sum(tensor.numel() for tensor in network.state_dict().values())
-    return 2 * sum(tensor.numel() for tensor in delta.values()) < whole
+    return bool(2 * sum(tensor.numel() for tensor in delta.values()) < whole)
 
 
 def _predictions(prepared: Prepared) -> str:
