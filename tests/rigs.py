@@ -12,7 +12,7 @@ from frostline.batch import Batch
 from frostline.engine import Freezing
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning
-from frostline.nn.stages import stages
+from frostline.nn.stages import Stage, stages
 from frostline.objectives.classification import Classification
 from frostline.optim.partition import partition
 from frostline.optim.schedules import constant
@@ -85,10 +85,11 @@ class Rig:
         per_epoch: int = 2,
         scheduler: Callable | None = None,
         regularizer: Regularizer | None = None,
+        parts: tuple[Stage, ...] | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.network = network or Toy()
-        self.stages = stages(self.network, Examples().inputs[:2])
+        self.stages = parts or stages(self.network, Examples().inputs[:2])
         if regularizer is not None:
             regularizer.start(beginning(self.network))
         groups = partition(self.stages, strategy.grain)

@@ -20,9 +20,10 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"signals"},
     {"modules"},
     {"plan", "record"},
-    {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "provenance", "processes"},
+    {"delta", "provenance"},
+    {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "processes"},
     {"nn", "config", "seeds"},
-    {"errors", "depth", "batch", "nearest"},
+    {"errors", "adapter", "depth", "batch", "nearest"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from frostline.errors import WeightsError
 from frostline.nn.weights import COUNTER, read_weights
 
-__all__ = ["Carried", "carry", "read_weights", "save_weights", "weights_hash"]
+__all__ = ["Carried", "carry", "read_weights", "save_tensors", "save_weights", "weights_hash"]
 
 _PREFIXES = ("", "module.", "model.", "network.", "backbone.", "_orig_mod.")
 """What training code puts before the names of the network that it wraps."""
@@ -89,8 +89,19 @@ def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, st
         path: The file, replaced where it exists.
         metadata: What to keep in the file's header.
     """
+    save_tensors(network.state_dict(), path, metadata)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors as safetensors, whole or not at all; tied tensors are written under each name.
+
+    Args:
+        tensors: What to save, by name.
+        path: The file, replaced where it exists.
+        metadata: What to keep in the file's header.
+    """
     path = Path(path)
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder) / path.name
         save_file(state, partial, metadata=dict(metadata))

@@ -7,14 +7,17 @@ from dataclasses import asdict
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from frostline import provenance
 from frostline.checkpoint import save_weights
 from frostline.config.effective import effective, flatten
+from frostline.delta import changed, save_delta
 from frostline.engine import Freezing
+from frostline.nn.adapters import merged
 from frostline.plan import Plan, as_text
 from frostline.plan_figure import save_figure
-from frostline.prepare import WEIGHTS, Prepared, learning_rate, plain
+from frostline.prepare import DELTA, WEIGHTS, Prepared, learning_rate, plain
 from frostline.record import RunRecord, masked
 
 
@@ -84,10 +87,20 @@ def _record_plan(plan: Plan, record: RunRecord, *, lr: float) -> None:
 
 def record_results(prepared: Prepared, record: RunRecord) -> None:
     """Keep what only a run that came to its end has: weights and predictions."""
+    network, metadata = prepared.network, {"signature": prepared.signature}
     with record.artifact(WEIGHTS) as path:
-        save_weights(prepared.network, path, metadata={"signature": prepared.signature})
+        save_weights(merged(network) if prepared.attached else network, path, metadata=metadata)
+    if prepared.carried is not None and _is_small(changed(network, prepared.fingerprints), network):
+        with record.artifact(DELTA) as path:
+            save_delta(network, path, start=prepared.fingerprints, attached=prepared.attached, metadata=metadata)
     if prepared.module.predictions:
         record.text("predictions.csv", _predictions(prepared))
+
+
+def _is_small(delta: Mapping[str, Tensor], network: nn.Module) -> bool:
+    """Tell whether what changed is less than half of the network, so that a file of its own is worth having."""
+    whole = sum(tensor.numel() for tensor in network.state_dict().values())
+    return bool(2 * sum(tensor.numel() for tensor in delta.values()) < whole)
 
 
 def _predictions(prepared: Prepared) -> str:

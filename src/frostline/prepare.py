@@ -16,11 +16,13 @@ from frostline.checkpoint import Carried, carry, read_weights, weights_hash
 from frostline.config.build import as_request, build
 from frostline.config.effective import effective, signature
 from frostline.data.images import ImageData
+from frostline.delta import fingerprints
 from frostline.engine import digest
 from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
+from frostline.nn.adapters import Attached, attach, plain_name
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
 from frostline.optim.partition import outline, partition
@@ -32,7 +34,9 @@ from frostline.seeds import stream
 
 Verb = Literal["pretrain", "finetune"]
 WEIGHTS = "weights.safetensors"
-"""The artifact that holds a finished run's weights."""
+"""The artifact that holds a finished run's weights, adapters merged."""
+DELTA = "delta.safetensors"
+"""The artifact that holds what a finished run changed of the weights that it was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,8 @@ class Prepared:
     carried: Carried | None
     signature: str
     weights: str
+    fingerprints: Mapping[str, str]
+    attached: Attached | None
     pairing: str
 
     @property
@@ -87,10 +93,12 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
     carried = _carry(network, weights, parts[-1], cfg.min_coverage)
-    plan = _plan(cfg, verb, parts, len(data.train_dataloader()))
+    start, fresh = weights_hash(network.state_dict()), fingerprints(network)
+    strategy = _strategy(cfg, verb, parts)
+    attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
+    plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
     new = _new(carried) if carried else set() if model.brings_head(len(data.classes)) else set(parts[-1].parameters)
     _refuse_random_parts(plan, new)
-    start = weights_hash(network.state_dict())
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
     return Prepared(
         verb=verb,
@@ -101,6 +109,8 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         carried=carried,
         signature=signature(plain(cfg), extra=extra),
         weights=start,
+        fingerprints=fresh,
+        attached=attached,
         pairing=pairing,
     )
 
@@ -150,17 +160,29 @@ def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage
     return carry(network, weights, head=[*head.parameters, *head.buffers], min_coverage=least)
 
 
-def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage], batches: int) -> Plan:
+def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:
     strategy: Strategy = build(cfg.freeze, key="freeze") if verb == "finetune" else Full()
-    epochs = cfg.trainer.max_epochs
-    groups = partition(parts, strategy.grain)
-    if problems := strategy.problems(outline(groups), epochs):
+    if problems := strategy.problems(outline(partition(parts)), cfg.trainer.max_epochs):
         raise ConfigError(problems)
-    if strategy.reestimates is not None:
-        epochs = 0
-        if not any(hasattr(module, "running_mean") for part in parts for module in part.modules.values()):
-            raise RequestError("freeze: bn_stats needs layers that store statistics, and this network has none")
+    stored = any(hasattr(module, "running_mean") for part in parts for module in part.modules.values())
+    if strategy.reestimates is not None and not stored:
+        raise RequestError("freeze: bn_stats needs layers that store statistics, and this network has none")
+    return strategy
+
+
+def _attach(
+    network: nn.Module, parts: tuple[Stage, ...], strategy: Strategy, *, example: Tensor, seed: int
+) -> tuple[Attached | None, tuple[Stage, ...]]:
+    """Add what the strategy adds, drawn from a stream of its own, so that the arms of a seed share all the rest."""
+    if strategy.adapter is None:
+        return None, parts
+    return attach(network, parts, strategy.adapter, example=example, seed=stream(seed, "adapter"))
+
+
+def _plan(cfg: DictConfig, strategy: Strategy, parts: Sequence[Stage], batches: int) -> Plan:
     steps = steps_per_epoch(cfg.trainer, batches=batches)
+    epochs = cfg.trainer.max_epochs if strategy.reestimates is None else 0
+    groups = partition(parts, strategy.grain)
     return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=steps)
 
 
@@ -171,8 +193,14 @@ def steps_per_epoch(trainer: DictConfig, *, batches: int) -> int:
     return max(1, math.ceil(seen / int(trainer.get("accumulate_grad_batches", 1))))
 
 
+def _example(data: ImageData) -> Tensor:
+    inputs = next(iter(data.val_dataloader())).inputs
+    assert isinstance(inputs, Tensor)
+    return inputs[:2]
+
+
 def _stages(network: nn.Module, data: ImageData) -> tuple[Stage, ...]:
-    example = next(iter(data.val_dataloader())).inputs[:2]
+    example = _example(data)
     try:
         return stages(network, example)
     except RuntimeError as error:
@@ -225,7 +253,7 @@ def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
     """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
     head = plan.stages[-1].parameters.keys()
     trains = plan.epochs or plan.strategy.reestimates is not None
-    stuck = sorted(new & plan.never_moves()) if trains else []
+    stuck = sorted(new & {plain_name(name) for name in plan.never_moves()}) if trains else []
     name = type(plan.strategy).__name__
     if stuck and head.isdisjoint(stuck):
         raise RequestError(

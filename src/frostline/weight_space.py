@@ -10,6 +10,7 @@ from frostline.checkpoint import read_weights
 from frostline.config.build import build
 from frostline.config.recorded import recorded_config
 from frostline.errors import RequestError
+from frostline.nn.adapters import merged
 from frostline.nn.batch_statistics import reestimate, storing
 from frostline.prepare import WEIGHTS, Prepared, Verb, prepare
 from frostline.record import Store
@@ -48,6 +49,8 @@ def finished(store: Store, run_id: str) -> Finished:
         run.data.tags[f"frostline.{name}"] for name in ("weights", "data")
     ):
         raise RequestError(f"run {run_id}: the data or the weights that it started from are not what they were")
+    if prepared.attached is not None:  # what was added is merged in the weights that the run kept
+        prepared.module.network = merged(prepared.network)
     start = {name: tensor.clone() for name, tensor in prepared.network.state_dict().items()}
     return Finished(prepared=prepared, start=start, end=read_weights(store.fetch(run_id, WEIGHTS)))
 

@@ -70,6 +70,22 @@ def test_a_head_that_fits_is_carried_and_no_epochs_score_the_carried_weights(wor
     assert "train/loss" not in after.data.metrics
 
 
+def test_a_run_with_adapters_is_planned_trained_and_carried_on_as_a_plain_network(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1,2]")
+    asked = ("data.digits=[3,4]", f"init_from={source}", "freeze=lora", "freeze.rank=2")
+    planned = workplace.frostline("plan", *TINY, *asked)
+    assert planned.code == 0, planned.err
+    assert re.search(r"^stem +conv1.* adapter +", planned.out, re.MULTILINE)
+    run_id = workplace.train("finetune", *asked)
+    assert workplace.store.run(run_id).data.metrics["audit/frozen_intact"] == 1
+    files = [workplace.store.fetch(run_id, f"{name}.safetensors") for name in ("delta", "weights")]
+    assert 2 * files[0].stat().st_size < files[1].stat().st_size
+    said = workplace.frostline("finetune", *TINY, "data.digits=[3,4]", f"init_from={run_id}", "trainer.max_epochs=0")
+    assert said.out.splitlines()[0] == "carried 100.0 % of the parameters outside the head"
+    before, after = (workplace.store.run(run).data.metrics["test/accuracy"] for run in (run_id, said.run_id))
+    assert before == after
+
+
 # What a run leaves in MLflow
 
 
@@ -108,7 +124,8 @@ def test_a_run_leaves_in_mlflow_all_that_the_contract_names(workplace: Workplace
     assert run.data.metrics["cost/trainable_params"] == 64 * 2 + 2
     assert artifacts(workplace, run_id) == {
         *("config.yaml", "plan.txt", "plan.png", "environment.txt", "command.txt", "git.diff", "data.json"),
-        *("audit.json", "carried.txt", "predictions.csv", "weights.safetensors", "checkpoints/last.ckpt"),
+        *("audit.json", "carried.txt", "predictions.csv", "weights.safetensors", "delta.safetensors"),
+        "checkpoints/last.ckpt",
     }
     sizes = {i.tags[0].value: json.loads(i.dataset.profile)["examples"] for i in run.inputs.dataset_inputs}
     assert sizes == {"train": 4, "val": 8, "test": 54}

@@ -101,5 +101,5 @@ def test_unknown_runs_and_foreign_code_are_refused(workplace: Workplace) -> None
     workplace.store.client.log_text(run.info.run_id, yaml.safe_dump(config), "config.yaml")
     said = workplace.frostline("resume", run.info.run_id)
     assert said.code == 2
-    assert "os.system: named by the run's record but by no config here" in said.err
+    assert "config.yaml: names 'os.system', which no file of conf/ names and no trusted package defines" in said.err
     assert not Path("owned").exists()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
+from frostline.adapter import Adapter
 from frostline.depth import NORMS, Depth, Grain, Outline, Place, Role
 
 Clock = Literal["epoch", "step"]
@@ -75,6 +76,10 @@ class Strategy(Protocol):
     def norm_affine(self) -> Literal["follow", "frozen", "train"]:
         """Whether scale and shift of normalisation layers obey the strategy."""
 
+    @property
+    def adapter(self) -> Adapter | None:
+        """What this strategy adds to the network before it trains, if anything."""
+
     def scale_of(self, place: Place, progress: Progress) -> float:
         """Return the factor on the learning rate of what is in this place, now; 0 freezes it."""
 
@@ -101,6 +106,11 @@ class FreezeStrategy:
 
     norm_stats: Literal["follow", "frozen", "running"] = "follow"
     norm_affine: Literal["follow", "frozen", "train"] = "follow"
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What this strategy adds to the network before it trains; nothing, by default."""
+        return None
 
     @property
     def monitor(self) -> str | None:

@@ -148,7 +148,7 @@ def _fit(head: nn.Module, teacher: nn.Module, start: Start, batches: Sequence[Ba
         size = sum((p.square().sum() for p in parameters), torch.zeros(()))
         loss = torch.stack(losses).mean() + 0.01 / 2 * size
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss)
+        return float(loss.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]

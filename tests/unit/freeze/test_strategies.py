@@ -8,6 +8,7 @@ import pytest
 from frostline.depth import Depth, Outline, Role
 from frostline.freeze.bitfit import BitFit
 from frostline.freeze.chain_thaw import ChainThaw
+from frostline.freeze.dora import Dora
 from frostline.freeze.drawing import depths, draw
 from frostline.freeze.first_k import FirstK
 from frostline.freeze.freeze_embed import FreezeEmbed
@@ -15,10 +16,12 @@ from frostline.freeze.freezeout import FreezeOut
 from frostline.freeze.full import Full
 from frostline.freeze.gradual import Gradual
 from frostline.freeze.head import Head
+from frostline.freeze.ia3 import Ia3
 from frostline.freeze.last_k import LastK
 from frostline.freeze.layer_decay import LayerDecay
 from frostline.freeze.linear_freeze import LinearFreeze
 from frostline.freeze.lisa import Lisa
+from frostline.freeze.lora import Lora
 from frostline.freeze.lp_ft import LpFt
 from frostline.freeze.norm import Norm
 from frostline.freeze.only import Only
@@ -95,6 +98,9 @@ STAGES = depths(["stem", "body1", "body2", "head"])
         (Lisa(seed=0, active=3), "freeze.active: the network has 2 stages between stem and head, got 3"),
         (ChainThaw(), "trainer.max_epochs: chain_thaw has 6 parts here, of an epoch or more each; got 4"),
         (Only(stages=["bdy1"]), "freeze.stages: the network has no stage 'bdy1'; did you mean 'body1'?"),
+        (Lora(stages=["bdy1"]), "freeze.stages: the network has no stage 'bdy1'; did you mean 'body1'?"),
+        (Dora(stages=["head"]), "freeze.stages: the head trains whole and is not adapted; name stages below it"),
+        (Ia3(stages=[]), "freeze.stages: name a stage to adapt, or leave it out to adapt all below the head"),
         (Only(stages=["xyz"]), "freeze.stages: the network has no stage 'xyz'; there are body1, body2, head, stem"),
     ],
 )
@@ -140,7 +146,13 @@ def test_rates_of_layer_decay_and_gradual_are_powers_of_the_depth_t21() -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "chosen"),
-    [(BitFit(), {Role.BIAS, Role.NORM_BIAS}), (Norm(), {Role.NORM, Role.NORM_BIAS})],
+    [
+        (Lora(), {Role.ADAPTER}),
+        (Dora(), {Role.ADAPTER}),
+        (Ia3(), {Role.ADAPTER}),
+        (BitFit(), {Role.BIAS, Role.NORM_BIAS}),
+        (Norm(), {Role.NORM, Role.NORM_BIAS}),
+    ],
 )
 def test_a_role_trains_everywhere_and_the_head_wholly(strategy: FreezeStrategy, chosen: set[Role]) -> None:
     stem, head = Depth(name="stem", index=0, count=2), Depth(name="head", index=1, count=2)
