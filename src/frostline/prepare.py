@@ -21,6 +21,7 @@ from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
+from frostline.nearest import did_you_mean
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
 from frostline.optim.partition import outline, partition
@@ -89,11 +90,15 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     _refuse_random_parts(plan, new)
     start = weights_hash(network.state_dict())
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
+    if plan.strategy.content:
+        extra["freeze"] = plan.strategy.content
+    module = _module(cfg, verb, network, plan, len(data.classes))
+    _refuse_unknown_metric(plan, module)
     return Prepared(
         verb=verb,
         cfg=cfg,
         data=data,
-        module=_module(cfg, verb, network, plan, len(data.classes)),
+        module=module,
         plan=plan,
         carried=carried,
         signature=signature(plain(cfg), extra=extra),
@@ -213,6 +218,16 @@ def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
         raise RequestError(
             f"freeze: the head is new ({', '.join(stuck)}) and {name} never trains it; "
             "add 'head' to freeze.stages, or choose a strategy that trains the head"
+        )
+
+
+def _refuse_unknown_metric(plan: Plan, module: Training) -> None:
+    """Refuse a strategy that waits for a metric of validation that this objective does not measure."""
+    metrics = ["val/loss", *(f"val/{name}" for name in module.val_metrics)]
+    monitor, name = plan.strategy.monitor, type(plan.strategy).__name__
+    if monitor is not None and monitor not in metrics:
+        raise RequestError(
+            f"freeze: nothing measures '{monitor}', which {name} waits for; {did_you_mean(monitor, metrics)}"
         )
 
 

@@ -1,6 +1,6 @@
 """What a freeze strategy is: a pure function of depth, role and progress that never sees a module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -71,6 +71,14 @@ class Strategy(Protocol):
     def norm_affine(self) -> Literal["follow", "frozen", "train"]:
         """Whether scale and shift of normalisation layers obey the strategy."""
 
+    @property
+    def announcements(self) -> Sequence[str]:
+        """What the answer waits for, a sentence each, where training decides."""
+
+    @property
+    def content(self) -> str:
+        """What the answer depends on that the config may not show, such as a file's text; empty for nothing."""
+
     def scale_of(self, place: Place, progress: Progress) -> float:
         """Return the factor on the learning rate of what is in this place, now; 0 freezes it."""
 
@@ -102,6 +110,16 @@ class FreezeStrategy:
     def monitor(self) -> str | None:
         """No metric, by default."""
         return None
+
+    @property
+    def announcements(self) -> Sequence[str]:
+        """Nothing, by default."""
+        return []
+
+    @property
+    def content(self) -> str:
+        """Nothing, by default: the config shows all."""
+        return ""
 
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
         """Return the factor on the learning rate of a role's parameters in a stage; every strategy says its own."""
