@@ -21,6 +21,9 @@ from frostline.freeze.selector import PATTERN
 from frostline.nearest import did_you_mean
 
 KEYS = ("params", "max_transition_epoch", "lr")
+DOT = r"\\?\.(?=[\w(\[\\])"
+"""A dot between two parts of a name, escaped or not; not the one of `fc.*`, which stands for any letter."""
+
 Rate = Annotated[float, Gt(0)]
 
 
@@ -186,14 +189,14 @@ def _is_rate(value: object) -> bool:
 
 def _prefix(entries: Sequence[str]) -> str:
     """Return the first part of the names, where all share one: it may be the LightningModule's name for its network."""
-    firsts = {found[1] if (found := re.match(r"\W*(\w+)\\?\.", entry)) else "" for entry in entries}
+    firsts = {found[1] if (found := re.match(rf"\W*(\w+){DOT}", entry)) else "" for entry in entries}
     return firsts.pop() if len(firsts) == 1 else ""
 
 
 def _anchored(entry: str, prefix: str) -> str:
     """Return the pattern of whole names that an entry means, with or without the prefix; a plain name means itself."""
     pattern = re.escape(entry) if re.fullmatch(r"[\w.]+", entry) else entry
-    return re.sub(rf"(?<![\w.\\]){prefix}\\?\.", rf"(?:{prefix}\\.)?", pattern) if prefix else pattern
+    return re.sub(rf"(?<![\w.\\]){prefix}{DOT}", rf"(?:{prefix}\\.)?", pattern) if prefix else pattern
 
 
 def _by_its_beginning(pattern: str, names: Sequence[str]) -> str | None:
