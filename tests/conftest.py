@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.run import REMARKS
+from frostline.training import REMARKS
 
 REPOSITORY = Path(__file__).parents[1]
 

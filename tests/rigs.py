@@ -17,6 +17,7 @@ from frostline.objectives.classification import Classification
 from frostline.optim.partition import partition
 from frostline.optim.schedules import constant
 from frostline.plan import Plan
+from frostline.regularizers.regularizer import Regularizer, Start
 
 
 class Block(nn.Module):
@@ -75,25 +76,42 @@ class Rig:
     """A toy network under a strategy, ready for Lightning."""
 
     def __init__(
-        self, strategy: Strategy, *, epochs: int, optimizer: Callable, network: nn.Module | None = None
+        self,
+        strategy: Strategy,
+        *,
+        epochs: int,
+        optimizer: Callable,
+        network: nn.Module | None = None,
+        per_epoch: int = 2,
+        scheduler: Callable | None = None,
+        regularizer: Regularizer | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.network = network or Toy()
         self.stages = stages(self.network, Examples().inputs[:2])
+        if regularizer is not None:
+            regularizer.start(beginning(self.network))
         groups = partition(self.stages, strategy.grain)
-        self.plan = Plan(strategy=strategy, stages=self.stages, groups=groups, epochs=epochs, per_epoch=2)
+        self.plan = Plan(strategy=strategy, stages=self.stages, groups=groups, epochs=epochs, per_epoch=per_epoch)
         self.freezing = Freezing(self.network, self.plan)
         self.module = FineTuning(
             self.network,
             Classification(),
-            regularizer=None,
+            regularizer=regularizer,
             groups=self.plan.groups,
             optimizer=optimizer,
-            scheduler=constant,
+            scheduler=scheduler or constant,
             classes=3,
         )
 
-    def fit(self, *callbacks: pl.Callback, **trainer: object) -> pl.Trainer:
+    def fit(
+        self,
+        *callbacks: pl.Callback,
+        data: pl.LightningDataModule | None = None,
+        ckpt_path: object = None,
+        weights_only: bool | None = None,
+        **trainer: object,
+    ) -> pl.Trainer:
         options = {
             "max_epochs": self.plan.epochs,
             "accelerator": "cpu",
@@ -103,8 +121,18 @@ class Rig:
             "enable_model_summary": False,
         }
         runner = pl.Trainer(**(options | trainer), callbacks=[self.freezing, *callbacks])
-        runner.fit(self.module, datamodule=ToyData())
+        runner.fit(self.module, datamodule=data or ToyData(), ckpt_path=ckpt_path, weights_only=weights_only)
         return runner
+
+
+def beginning(network: nn.Module) -> Start:
+    """What a regularizer may look at when it starts."""
+    return Start(
+        network=network,
+        stages=stages(network, Examples().inputs[:2]),
+        batches=lambda: ToyData().train_dataloader(),
+        loss=Classification().loss,
+    )
 
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)

@@ -22,6 +22,9 @@ HELP = """Frostline plans, runs, proves and compares freeze strategies for trans
   frostline finetune [overrides]            train part of a network on another task
   frostline plan [overrides]                draw what a strategy trains, when and how fast; trains nothing
   frostline study FOLDER [overrides]        run all arms and seeds of FOLDER/study.yaml, then compare them
+  frostline resume RUN_ID [fork=true]       go on with an interrupted run, under its id or as a new run
+  frostline wise_ft RUN_ID [steps=11]       the path between the weights a run began and ended with
+  frostline soup STUDY [arm=NAME]           the mean weights of a study's runs, uniform and greedy
   frostline compare STUDY [out=DIR]         compare a study's recorded runs again, from MLflow alone
   frostline list [GROUP]                    what can be chosen: models, data, strategies, ...
 
@@ -42,10 +45,11 @@ def main() -> NoReturn:
     try:
         code = _dispatch(sys.argv[1:])
     except RequestError as error:
-        print(error, file=sys.stderr)
+        if _is_first():
+            print(error, file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted; what has finished is recorded", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"interrupted; {interruption or 'nothing was being trained'}", file=sys.stderr)
         code = 130
     except (FloatingPointError, IntegrityError) as error:  # training went wrong; the record holds the traceback
         print(error, file=sys.stderr)
@@ -72,7 +76,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from frostline.nearest import did_you_mean
 
         raise RequestError(f"frostline: no verb '{verb}'; {did_you_mean(verb, VERBS)}")
-    if verb in ("study", "compare", "list") and not {"--help", "-h"}.isdisjoint(rest):  # Hydra helps with the others
+    if verb not in ("pretrain", "finetune", "plan") and not {"--help", "-h"}.isdisjoint(
+        rest
+    ):  # Hydra helps with the others
         print(HELP, end="")
         return 0
     return VERBS[verb](rest)
@@ -140,12 +146,18 @@ def _train(cfg: Any, verb: Any) -> float:
     from frostline.run import execute, headline
 
     prepared = prepare(cfg, verb, open_store(cfg))
-    if prepared.carried is not None:
+    if prepared.carried is not None and _is_first():
         print(prepared.carried)
     outcome = execute(prepared, open_store(cfg))
     name, value = headline(outcome.metrics)
-    print(f"run {outcome.run_id} FINISHED {name}={value:.4f}")
+    if _is_first():
+        print(f"run {outcome.run_id} FINISHED {name}={value:.4f}")
     return value
+
+
+def _is_first() -> bool:
+    """Tell whether this process speaks: under torchrun, one of several does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _show_plan(cfg: Any) -> None:
@@ -154,8 +166,81 @@ def _show_plan(cfg: Any) -> None:
     print(plan_text(prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)))
 
 
+def _resume(arguments: list[str]) -> int:
+    run_id, overrides = _first(arguments, "resume", "RUN_ID")
+    store, rest = _store_holding(run_id, overrides)
+    from frostline.resume import resume
+
+    outcome = resume(store, run_id, [o for o in rest if o != "fork=true"], fork="fork=true" in rest)
+    _print_end(outcome.run_id, outcome.metrics)
+    return 0
+
+
+def _wise_ft(arguments: list[str]) -> int:
+    run_id, overrides = _first(arguments, "wise_ft", "RUN_ID")
+    store, rest = _store_holding(run_id, overrides)
+    steps = _one_of(rest, "wise_ft", {"steps": "11"})["steps"]
+    if not steps.isdecimal() or int(steps) < 2:
+        raise RequestError(f"steps: the path has two ends, so 2 points or more; got {steps}")
+    from frostline.wise_ft import wise_ft
+
+    path = wise_ft(store, run_id, steps=int(steps))
+    if path.head_held:
+        print("the run's head was new: the trained one is held along the path")
+    for share, score in path.scores.items():
+        print(f"  {share:4.2f}  {path.metric}={score:.4f}{'  chosen' if share == path.chosen else ''}")
+    _print_end(path.run_id, path.metrics)
+    return 0
+
+
+def _soup(arguments: list[str]) -> int:
+    study, overrides = _first(arguments, "soup", "digits")
+    from frostline.config.compose import compose
+    from frostline.record import Store, Tracking
+
+    here = [o for o in overrides if o.startswith(("tracking.", "experiment_name="))]
+    chosen = _one_of([o for o in overrides if o not in here], "soup", {"arm": ""})
+    cfg = compose("finetune", here)
+    store = Store.open(Tracking(uri=cfg.tracking.uri), cfg.experiment_name, create=False)
+    from frostline.run import headline
+    from frostline.soup import soups
+
+    name = Path(study).resolve().name if Path(study).is_dir() else study
+    for soup in soups(store, name, arm=chosen["arm"] or None):
+        metric, value = headline(soup.test)
+        print(f"seed {soup.seed:8} {soup.kind:8} val {soup.val:.4f}  {metric}={value:.4f}  {' '.join(soup.members)}")
+    return 0
+
+
+def _store_holding(run_id: str, overrides: list[str]) -> tuple[Any, list[str]]:
+    """Return the store that holds a run, and the overrides that do not say which store that is."""
+    from frostline.config.compose import compose
+    from frostline.record import Store, Tracking
+
+    here = [o for o in overrides if o.startswith("tracking.")]
+    uri = compose("finetune", here).tracking.uri
+    return Store.holding(Tracking(uri=uri), run_id), [o for o in overrides if o not in here]
+
+
+def _one_of(overrides: list[str], verb: str, known: dict[str, str]) -> dict[str, str]:
+    """Return a verb's own options, each as given or by default."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    if unknown := sorted(given.keys() - known.keys()):
+        raise RequestError(f"{unknown[0]}: {verb} takes {', '.join(known)}")
+    return known | given
+
+
+def _print_end(run_id: str, metrics: Any) -> None:
+    from frostline.run import headline
+
+    name, value = headline(metrics)
+    print(f"run {run_id} FINISHED {name}={value:.4f}")
+
+
 def _study(arguments: list[str]) -> int:
     folder, overrides = _first(arguments, "study", "experiments/digits")
+    if "RANK" in os.environ:
+        raise RequestError("study: start it without torchrun; trainer.devices=N starts the processes of each run")
     from frostline.study import Study  # light: a mistake in study.yaml answers before torch is there
 
     path = Path(folder)
@@ -253,6 +338,9 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "finetune": _finetune,
     "plan": _plan,
     "study": _study,
+    "resume": _resume,
+    "wise_ft": _wise_ft,
+    "soup": _soup,
     "compare": _compare,
     "list": _list,
 }

@@ -2,7 +2,8 @@
 
 import resource
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -41,12 +42,14 @@ class Meter(Callback):
         self._wall = 0.0
         self._trainable = 0
         self._on_gpu = False
+        self._processes = 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock and forget the memory's earlier peak."""
         self._on_gpu = pl_module.device.type == "cuda"
+        self._processes = trainer.world_size
         _reset_peak_memory()
-        self._begun = perf_counter()
+        self._begun = perf_counter() - self._wall
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -76,6 +79,26 @@ class Meter(Callback):
         """Stop the clock."""
         self._wall = perf_counter() - self._begun
 
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Count what happens in this context, which is not training."""
+        _reset_peak_memory()
+        begun, counter = perf_counter(), FlopCounterMode(display=False)
+        with counter:
+            yield
+        self._flops += counter.get_total_flops()
+        self._wall += perf_counter() - begun
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bill so far."""
+        wall = perf_counter() - self._begun
+        return {"flops": self._flops, "steps": list(self._steps), "wall": wall, "trainable": self._trainable}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the bill of a run that was interrupted."""
+        self._flops, self._steps = state_dict["flops"], state_dict["steps"]
+        self._wall, self._trainable = state_dict["wall"], state_dict["trainable"]
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave torch's counting mode, which is global, if a step broke off."""
         self._counting.close()
@@ -87,7 +110,7 @@ class Meter(Callback):
         return {
             "cost/wall_s": self._wall,
             "cost/step_ms": 1000 * median(self._steps) if self._steps else 0.0,
-            "cost/train_flops": self._flops,
+            "cost/train_flops": self._flops * self._processes,
             "cost/peak_memory_mb": _peak_memory_mb(on_gpu=self._on_gpu),
             "cost/trainable_params": float(self._trainable),
         }

@@ -6,6 +6,7 @@ never read back from it. Public hooks of Lightning only.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, cast
 
@@ -15,12 +16,14 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from frostline.errors import IntegrityError
+from frostline.checkpoint import weights_hash
+from frostline.errors import IntegrityError, RequestError
 from frostline.freeze.adaptive import Adaptive
 from frostline.freeze.strategy import Decision
 from frostline.modules import Training
 from frostline.optim.partition import outline
 from frostline.plan import Phase, Plan, who_trains
+from frostline.processes import everyones, finds_unused, share_buffers, world, wrap_anew
 from frostline.signals import Sums, probe
 
 
@@ -48,6 +51,7 @@ class Freezing(Callback):
         self._step = -1
         self._before: dict[str, str] = {}
         self._scales: dict[str, float] = {}
+        self._wrapped: Phase | None = None
         self._sums = Sums()
         self._free = {n: p for group in plan.groups for n, p in group.parameters.items() if n not in group.fixed}
 
@@ -79,17 +83,25 @@ class Freezing(Callback):
     ) -> None:
         """Enter the phase of this optimizer step, where the strategy moves from step to step.
 
-        Under accumulation several batches make one step; the phase changes before the first of them.
+        Under accumulation several batches make one step; the phase changes before the first of them. A run that is
+        resumed within an epoch enters here too, since no epoch starts.
         """
-        if self.plan.strategy.clock == "step" and trainer.global_step != self._step:
+        moves = self.plan.strategy.clock == "step" and trainer.global_step != self._step
+        if moves or self._step < 0:
             self._enter(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Sum the gradients of this step, where the strategy decides from them."""
+        """Sum the gradients of this step, where the strategy decides from them; name those that are missing."""
+        if world() > 1 and not finds_unused(trainer.strategy):
+            self._refuse_what_was_not_used()
         if isinstance(self.plan.strategy, Adaptive) and self.plan.strategy.probe is None:
             self._sums.add(self._free)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let every process evaluate with the statistics of the first one, which are those that are kept."""
+        share_buffers(self._network)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the modes back that validation has changed; keep the metric that the strategy waits on."""
@@ -99,8 +111,8 @@ class Freezing(Callback):
             seen = {trainer.current_epoch: float(trainer.callback_metrics[monitor])}
             self.plan = replace(self.plan, monitored={**self.plan.monitored, **seen})
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Audit the last phase."""
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Audit the last phase, also that of a run that was resumed when it had nothing left to train."""
         self._audit(trainer.global_step)
         self.phase = None
 
@@ -110,17 +122,31 @@ class Freezing(Callback):
             self._audit(trainer.global_step)
         self.phase = None
 
+    @contextmanager
+    def all_held(self, what: str) -> Iterator[None]:
+        """Audit every parameter over what happens in this context, which trains nothing."""
+        parameters = {name: p for group in self.plan.groups for name, p in group.parameters.items()}
+        before = {name: digest(parameter) for name, parameter in parameters.items()}
+        yield
+        after = {name: digest(parameter) for name, parameter in parameters.items()}
+        self._judge(what, before, after)
+
     def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Decide if that is due and take the learning-rate factors of now; where what trains changes, audit first."""
         self._step = trainer.global_step
         moment = self.plan.moment(epoch=trainer.current_epoch, step=self._step)
         self._decide(trainer, module, moment)
         self._scales = self.plan.scales(moment)
-        if self.phase is None or who_trains(self.phase.scales) != who_trains(self._scales):
+        changes = self.phase is None or who_trains(self.phase.scales) != who_trains(self._scales)
+        if changes:
             self._audit(moment)
             self.phase = self.plan.phase(moment, stop=self.plan.end, scales=self._scales)
             self._before = self._digests(self.phase)
+        assert self.phase is not None
         self._apply(self.phase, trainer.optimizers)
+        if changes or self._wrapped is not self.phase:
+            wrap_anew(trainer.strategy)
+            self._wrapped = self.phase
         self._set_modes()
 
     def _decide(self, trainer: pl.Trainer, module: pl.LightningModule, moment: int) -> None:
@@ -193,12 +219,33 @@ class Freezing(Callback):
         if self.phase is None:
             return
         phase = replace(self.phase, stop=step)
-        after = self._digests(phase)
-        changed = sorted(name for name, value in self._before.items() if after[name] != value)
-        self.audits.append(_finding(phase, after, changed))
+        self._refuse_drift(phase)
+        self._judge(phase.span, self._before, self._digests(phase))
+
+    def _judge(self, span: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        changed = sorted(name for name, value in before.items() if after[name] != value)
+        self.audits.append(_finding(span, after, changed))
         if changed:
             raise IntegrityError(
-                f"{len(changed)} frozen tensors changed in {phase.span}: {', '.join(changed[:5])}; "
+                f"{len(changed)} frozen tensors changed in {span}: {', '.join(changed[:5])}; the run cannot be believed"
+            )
+
+    def _refuse_what_was_not_used(self) -> None:
+        """Name what should train and got no gradient: other processes would wait for it without end."""
+        unused = [name for name, p in self._free.items() if p.requires_grad and p.grad is None]
+        if unused:
+            raise RequestError(
+                f"trainer.strategy: {', '.join(unused[:5])} train, but had no part in the loss; freeze them, or choose "
+                "trainer.strategy=ddp_find_unused_parameters_true"
+            )
+
+    def _refuse_drift(self, phase: Phase) -> None:
+        """Compare the parameters of all processes, frozen or not."""
+        hashes = everyones(weights_hash(dict(self._network.named_parameters()))) if world() > 1 else []
+        apart = [rank for rank, value in enumerate(hashes) if value != hashes[0]]
+        if apart:
+            raise IntegrityError(
+                f"process {apart[0]} has come to other parameters than process 0 in {phase.span}; "
                 "the run cannot be believed"
             )
 
@@ -230,10 +277,10 @@ def digest(tensor: Tensor) -> str:
     return hashlib.blake2b(head + data.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
 
 
-def _finding(phase: Phase, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
+def _finding(span: str, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
     whole = hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(digests.items())).encode(), digest_size=16)
     return {
-        "span": phase.span,
+        "span": span,
         "frozen_tensors": len(digests),
         "digest": whole.hexdigest(),
         "changed": changed,

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from frostline.batch import Batch
 from frostline.objectives.objective import Objective
@@ -50,6 +51,8 @@ class Training(pl.LightningModule):
         self._groups = groups
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss.persistent(mode=True)  # a run that was stopped within an epoch goes on with its mean
         self.val_metrics = objective.metrics(classes)
         self.test_metrics = objective.metrics(classes)
         self.predictions: list[dict[str, Tensor]] = []
@@ -57,10 +60,13 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
         loss = self.loss(batch)
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True
-        )
+        self.train_loss.update(loss.detach(), weight=len(batch.places))
         return loss + self.penalty()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss over the epoch's examples."""
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the objective of a batch, a scalar, without any penalty."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from frostline.checkpoint import Carried, carry, read_weights, weights_hash
@@ -26,7 +26,9 @@ from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
+from frostline.processes import DATA_PARALLEL, processes_of, world
 from frostline.record import Store, Tracking
+from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
 
 Verb = Literal["pretrain", "finetune"]
@@ -80,6 +82,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     torch.manual_seed(stream(cfg.seed, "init"))
     data, model, weights = _ingredients(cfg, store)
     data.expect(model.input)
+    data.world = processes_of(plain(cfg.trainer))
     data.setup()
     network = model.network(len(data.classes))
     parts = _stages(network, data)
@@ -92,7 +95,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
     if plan.strategy.content:
         extra["freeze"] = plan.strategy.content
-    module = _module(cfg, verb, network, plan, len(data.classes))
+    module = _module(cfg, verb, network, plan, data)
     _refuse_unknown_metric(plan, module)
     return Prepared(
         verb=verb,
@@ -158,6 +161,10 @@ def _plan(cfg: DictConfig, verb: Verb, parts: Sequence[Stage], batches: int) -> 
     groups = partition(parts, strategy.grain)
     if problems := strategy.problems(outline(groups), epochs):
         raise ConfigError(problems)
+    if strategy.reestimates is not None:
+        epochs = 0
+        if not any(hasattr(module, "running_mean") for part in parts for module in part.modules.values()):
+            raise RequestError("freeze: bn_stats needs layers that store statistics, and this network has none")
     steps = steps_per_epoch(cfg.trainer, batches=batches)
     return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=steps)
 
@@ -186,11 +193,26 @@ def _refuse_what_no_plan_can_hold(cfg: DictConfig) -> None:
     epochs = cfg.trainer.get("max_epochs")
     if not isinstance(epochs, int) or epochs < 0:
         raise RequestError(f"trainer.max_epochs: should be 0 or more, since a plan needs its length, got {epochs}")
-    devices, nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
-    if nodes != 1 or (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1"):
+    if (asked := processes_of(plain(cfg.trainer))) > 1:
+        _refuse_what_no_group_of_processes_can_do(cfg, asked)
+
+
+def _refuse_what_no_group_of_processes_can_do(cfg: DictConfig, asked: int) -> None:
+    started, strategy = world(), cfg.trainer.get("strategy") or "ddp"
+    if strategy not in DATA_PARALLEL:
         raise RequestError(
-            f"trainer.devices: this version trains in one process, on one device; got {devices} on {nodes} node(s)"
+            f"trainer.strategy: a plan is held by {', '.join(DATA_PARALLEL)}, not by {strategy}: "
+            "it must say which gradients the processes exchange"
         )
+    if cfg.trainer.get("sync_batchnorm"):
+        raise RequestError(
+            "trainer.sync_batchnorm: would replace the layers that the plan speaks of; "
+            "normalise per process, or choose freeze.norm_stats=frozen"
+        )
+    if started not in (1, asked):
+        raise RequestError(f"trainer.devices: {started} processes were started for this run, which asks for {asked}")
+    if started == 1 and cfg.trainer.get("num_nodes", 1) != 1:
+        raise RequestError("trainer.num_nodes: the processes of several machines are started by torchrun")
 
 
 def _refuse_optimizer(cfg: DictConfig) -> None:
@@ -207,7 +229,8 @@ def _refuse_another_logger(cfg: DictConfig) -> None:
 def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
     """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
     head = plan.stages[-1].parameters.keys()
-    stuck = sorted(new & plan.never_moves()) if plan.epochs else []
+    trains = plan.epochs or plan.strategy.reestimates is not None
+    stuck = sorted(new & plan.never_moves()) if trains else []
     name = type(plan.strategy).__name__
     if stuck and head.isdisjoint(stuck):
         raise RequestError(
@@ -231,19 +254,20 @@ def _refuse_unknown_metric(plan: Plan, module: Training) -> None:
         )
 
 
-def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, classes: int) -> Training:
+def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, data: ImageData) -> Training:
     common: dict[str, Any] = {
         "groups": plan.groups,
         "optimizer": build(cfg.optimizer, key="optimizer"),
         "scheduler": build(cfg.scheduler, key="scheduler"),
-        "classes": classes,
+        "classes": len(data.classes),
     }
     objective = build(cfg.objective, key="objective")
     if verb == "pretrain":
         return Pretraining(network, objective, **common)
     regularizer = build(cfg.regularizer, key="regularizer") if cfg.regularizer else None
     if regularizer is not None:
-        regularizer.start(plan.stages)
+        batches = data.reference_dataloader
+        regularizer.start(Start(network=network, stages=plan.stages, batches=batches, loss=objective.loss))
     return FineTuning(network, objective, regularizer=regularizer, **common)
 
 

@@ -118,6 +118,32 @@ class Store:
         record.tags(_process())
         return record
 
+    def resume(self, run_id: str) -> "RunRecord":
+        """Open the record of an interrupted run again; what it has logged up to a step is not logged twice."""
+        record = self.reopen(run_id)
+        for key in self.run(run_id).data.metrics:
+            record.logged[key] = max(metric.step for metric in self.client.get_metric_history(run_id, key))
+        return record
+
+    @classmethod
+    def holding(cls, tracking: Tracking, run_id: str) -> Self:
+        """Connect to the store and to the experiment that a run is in.
+
+        Raises:
+            RequestError: The store cannot be reached, or has no such run.
+        """
+        client = _client(tracking.resolved)
+        try:
+            return cls(client=client, experiment_id=client.get_run(run_id).info.experiment_id)
+        except MlflowException as error:
+            raise RequestError(
+                f"run {run_id}: {masked(tracking.resolved)} has none of this id; is tracking.uri where it was logged?"
+            ) from error
+
+    def has(self, run_id: str, folder: str) -> bool:
+        """Tell whether a run has artifacts under this path."""
+        return bool(self.client.list_artifacts(run_id, folder))
+
     def bury_the_dead(self) -> None:
         """Mark as KILLED every run that says RUNNING but whose process, on this host, is gone."""
         query = f"attributes.status = 'RUNNING' and tags.`frostline.host` = '{socket.gethostname()}'"
@@ -154,6 +180,7 @@ class RunRecord:
 
     store: Store
     run_id: str
+    logged: dict[str, int] = field(default_factory=dict)
     _metrics: list[Metric] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -190,7 +217,8 @@ class RunRecord:
 
     def metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log metrics at a step; they are written together at the next `flush`."""
-        self._metrics += [Metric(key, float(value), int(time() * 1000), step) for key, value in metrics.items()]
+        new = {key: float(value) for key, value in metrics.items() if step > self.logged.get(key, -1)}
+        self._metrics += [Metric(key, value, int(time() * 1000), step) for key, value in new.items()]
 
     def flush(self) -> None:
         """Write the metrics gathered so far."""

@@ -17,10 +17,11 @@ from pytorch_lightning.callbacks import Callback
 
 from frostline.config.compose import compose
 from frostline.errors import ConfigError, Mistakes, RequestError
+from frostline.interruption import Continued
 from frostline.nearest import did_you_mean
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
-from frostline.run import Outcome, execute, headline
+from frostline.run import Outcome, checkpoints, execute, headline
 from frostline.study import Study
 
 PRETRAINED = "study:pretrain"
@@ -99,9 +100,22 @@ class _StudyRun:
             return done.info.run_id, True
         follow = self.display.begin(label)
         tags = {"study": self.name, "arm": arm}
-        outcome = execute(prepared, self.store, tags=tags, parent=self.parent.run_id, callbacks=[follow])
+        outcome = execute(
+            prepared,
+            self.store,
+            tags=tags,
+            parent=self.parent.run_id,
+            callbacks=[follow],
+            continued=self.begun(prepared.signature),
+        )
         self.display.end(label, _result(outcome))
         return outcome.run_id, False
+
+    def begun(self, signature: str) -> Continued | None:
+        """Return this study's run of this signature that was interrupted, to go on with it."""
+        runs = self.store.runs(signature=signature, study=self.name)
+        killed = next((run.info.run_id for run in runs if run.info.status == "KILLED"), None)
+        return None if killed is None else Continued(run_id=killed, folder=checkpoints(self.store, killed))
 
     def manifest(self) -> dict[str, Any]:
         """Return what a comparison needs to know: what was asked, and which run answers what."""

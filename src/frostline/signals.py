@@ -1,8 +1,9 @@
 """What an adaptive strategy looks at while Lightning trains: gradients of a probe, or the sum of those trained on.
 
-Under several processes each gradient is the mean over all of them, so that every process decides the same.
+Under several processes every one sees the same: of batches the mean gradient, of single examples those of all.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from frostline.batch import Batch
 from frostline.freeze.adaptive import Gradients, Probe
 from frostline.modules import Training
+from frostline.processes import from_each
 
 
 class Sums:
@@ -38,6 +40,13 @@ class Sums:
 def probe(
     trainer: pl.Trainer, module: Training, parameters: Mapping[str, nn.Parameter], wanted: Probe
 ) -> Iterator[Gradients]:
+    """Yield the gradients that are wanted, the same in every process; see `Probe`."""
+    return islice(_shared(trainer, _own(trainer, module, parameters, wanted), wanted), wanted.count)
+
+
+def _own(
+    trainer: pl.Trainer, module: Training, parameters: Mapping[str, nn.Parameter], wanted: Probe
+) -> Iterator[Gradients]:
     """Yield gradients of the objective at the weights as they are, in evaluation mode, one at a time.
 
     Every parameter given is left requiring a gradient and every module in evaluation mode; the engine sets both anew.
@@ -49,16 +58,29 @@ def probe(
         with trainer.precision_plugin.forward_context():
             loss = module.loss(batch)
         found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True, allow_unused=True)
-        yield {n: _mean(trainer, gradient) for n, gradient in zip(parameters, found, strict=True)}
+        yield dict(zip(parameters, found, strict=True))
+
+
+def _shared(trainer: pl.Trainer, gradients: Iterator[Gradients], wanted: Probe) -> Iterator[Gradients]:
+    """Yield what all processes agree on: the mean over them, or single examples of each in turn."""
+    if trainer.world_size == 1 or not wanted.single:
+        yield from ({n: _mean(trainer, g) for n, g in gradient.items()} for gradient in gradients)
+        return
+    for gradient in gradients:
+        of_each = {name: from_each(g) for name, g in gradient.items()}
+        yield from ({name: held[rank] for name, held in of_each.items()} for rank in range(trainer.world_size))
 
 
 def _batches(trainer: pl.Trainer, wanted: Probe) -> Iterator[Batch]:
     """Yield what is probed, from a loader of its own: the one that trains is left where it is."""
     loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(trainer.current_epoch)
     batches: Iterator[Any] = iter(loader)
     if wanted.single:
         batches = chain.from_iterable(batch.examples() for batch in batches)
-    for batch in islice(batches, wanted.count):
+    share = math.ceil(wanted.count / trainer.world_size) if wanted.single else wanted.count
+    for batch in islice(batches, share):
         yield trainer.strategy.batch_to_device(batch)
 
 

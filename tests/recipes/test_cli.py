@@ -426,8 +426,11 @@ def test_an_interrupted_run_is_killed_and_keeps_its_last_checkpoint(number: int,
         finally:
             process.kill()
     assert process.returncode == 130
-    assert error.strip() == "interrupted; what has finished is recorded"
     (run,) = workplace.runs()
+    assert error.strip().splitlines() == [
+        "stopping after this step; once more to stop at once",
+        f"interrupted; go on with: frostline resume {run.info.run_id}",
+    ]
     assert run.info.status == "KILLED"
     kept = workplace.store.fetch(run.info.run_id, "checkpoints/last.ckpt")
     assert torch.load(kept, weights_only=True)["epoch"] >= 0

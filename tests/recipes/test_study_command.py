@@ -222,12 +222,13 @@ def test_ctrl_c_and_a_killed_process_leave_a_study_that_goes_on(workplace: Workp
             finally:
                 process.kill()
         assert process.returncode == code
-    assert [run.info.status for run in children(workplace)] == ["KILLED", "KILLED"]
+    (run,) = children(workplace)  # the second process went on with the run of the first
+    assert run.info.status == "KILLED"
     (parent,) = workplace.runs(phase="study")
     assert parent.info.status == "KILLED"
     said = workplace.frostline("study", folder, "trainer.max_epochs=60")
     assert said.code == 0, said.err
-    assert sorted(run.info.status for run in children(workplace)) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+    assert sorted(run.info.status for run in children(workplace)) == ["FINISHED", "FINISHED"]
     assert workplace.runs(phase="study")[0].info.status == "FINISHED"
 
 

@@ -29,6 +29,7 @@ from frostline.errors import ConfigError
 from frostline.nearest import did_you_mean
 
 __all__ = [
+    "checked",
     "compose",
     "conf_dir",
     "expand_sweep",
@@ -62,6 +63,24 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
         found.extend(_problems(tree, skeleton))
     if said.problems or found:
         raise ConfigError(_without_echoes(_one_per_key([*said.problems, *found]), cfg))
+    return OmegaConf.create(tree)
+
+
+def checked(cfg: DictConfig, verb: str) -> DictConfig:
+    """Return a whole config, composed elsewhere, resolved and checked like one from a command line.
+
+    Args:
+        cfg: The config.
+        verb: `pretrain` or `finetune`.
+
+    Raises:
+        ConfigError: Something is wrong; the error says all that is.
+    """
+    found: list[str] = []
+    tree: dict[str, Any] = _resolved(cfg, "", found)
+    found.extend(_problems(tree, SKELETONS[primary(verb)]))
+    if found:
+        raise ConfigError(_one_per_key(found))
     return OmegaConf.create(tree)
 
 

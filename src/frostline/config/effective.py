@@ -61,7 +61,7 @@ def signature(
         exclude: Dotted keys that do not count, nor anything below them.
         extra: What else the result depends on: the content of data and weights.
     """
-    leaves = {key: value for key, value in flatten(effective(tree)).items() if not _is_below(key, exclude)}
+    leaves = {key: value for key, value in flatten(effective(tree)).items() if not is_below(key, exclude)}
     text = json.dumps([_canonical(leaves), _canonical(dict(extra or {}))], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -93,7 +93,8 @@ def _leaves(node: object, key: str) -> Iterator[tuple[str, Scalar]]:
         yield key, node if isinstance(node, str | int | float | None) else json.dumps(node)
 
 
-def _is_below(key: str, excluded: Collection[str]) -> bool:
+def is_below(key: str, excluded: Collection[str]) -> bool:
+    """Tell whether a dotted key is one of these, or below one."""
     return any(key == name or key.startswith(f"{name}.") for name in excluded)
 
 

@@ -57,6 +57,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self._expected: ImageInput | None = None
         self._splits: dict[str, ImageSplit] = {}
         self._begin = {"epoch": 0, "batch": 0}
+        self.world = 1  # processes that share the data, until a trainer says so
 
     @abstractmethod
     def source(self) -> Source:
@@ -134,6 +135,12 @@ class ImageData(pl.LightningDataModule, ABC):
         """Let the next training loader begin at batch `batch` of `epoch`, where an interrupted run goes on."""
         self._begin = {"epoch": epoch, "batch": batch}
 
+    def reference_dataloader(self) -> DataLoader[Batch]:
+        """Load all training examples in order, without augmentation, as evaluation shows them."""
+        examples = self.train.examples
+        plain = ImageSplit(examples, pixels=fitted(examples.images, self.spec.size), spec=self.spec, seed=None)
+        return self._loader(plain, Share(len(plain)), drop_last=leaves_one_over(len(plain), batch_size=self.batch_size))
+
     def example_ids(self, split: str) -> list[str]:
         """Return what people call each example of a split, by place."""
         return list(self._drawn(split).examples.ids)
@@ -189,7 +196,7 @@ class ImageData(pl.LightningDataModule, ABC):
         return ImageSplit(examples, pixels=pixels, spec=self.spec, seed=self.seed if random else None)
 
     def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, self.world)
 
     def _evaluation_loader(self, split: ImageSplit) -> DataLoader[Batch]:
         rank, world = self._process()

@@ -64,6 +64,10 @@ class Strategy(Protocol):
         """The metric of validation that the answer depends on, or None."""
 
     @property
+    def reestimates(self) -> float | None:
+        """In place of training: for how many examples the stored statistics of normalisation layers count."""
+
+    @property
     def norm_stats(self) -> Literal["follow", "frozen", "running"]:
         """Which statistics batch normalisation uses while training."""
 
@@ -120,6 +124,11 @@ class FreezeStrategy:
     def content(self) -> str:
         """Nothing, by default: the config shows all."""
         return ""
+
+    @property
+    def reestimates(self) -> float | None:
+        """None: this strategy trains."""
+        return None
 
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
         """Return the factor on the learning rate of a role's parameters in a stage; every strategy says its own."""

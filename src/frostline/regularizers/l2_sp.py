@@ -8,7 +8,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from frostline.depth import NORMS
-from frostline.nn.stages import Stage
+from frostline.regularizers.regularizer import Start
 
 
 class L2SP(nn.Module):
@@ -28,9 +28,9 @@ class L2SP(nn.Module):
         self._body: list[tuple[nn.Parameter, str]] = []
         self._head: list[nn.Parameter] = []
 
-    def start(self, stages: Sequence[Stage]) -> None:
+    def start(self, start: Start) -> None:
         """Remember where the parameters are now; called once, when the weights have been carried in."""
-        for stage in stages:
+        for stage in start.stages:
             kept = [p for name, p in stage.parameters.items() if stage.roles[name] not in NORMS]
             if stage.depth.from_head == 0:
                 self._head = kept

@@ -1,9 +1,8 @@
 import pytest
 import torch
-from rigs import Examples, Toy
+from rigs import Toy, beginning
 from torch import nn
 
-from frostline.nn.stages import stages
 from frostline.regularizers.l2_sp import L2SP
 
 
@@ -11,7 +10,7 @@ def test_penalty_is_the_definition_over_what_trains() -> None:
     torch.manual_seed(0)
     network = Toy()
     penalty = L2SP(alpha=0.5, beta=0.2)
-    penalty.start(stages(network, Examples().inputs[:2]))
+    penalty.start(beginning(network))
     start = {name: p.detach().clone() for name, p in network.named_parameters()}
     with torch.no_grad():
         for p in network.parameters():
@@ -28,7 +27,7 @@ def test_penalty_is_the_definition_over_what_trains() -> None:
 def test_what_it_remembers_is_saved_and_does_not_train_t26() -> None:
     network = Toy()
     penalty = L2SP()
-    penalty.start(stages(network, Examples().inputs[:2]))
+    penalty.start(beginning(network))
     assert not list(penalty.parameters())
     assert sum(b.numel() for b in penalty.state_dict().values()) == sum(
         p.numel() for m in network.modules() if isinstance(m, nn.Conv2d) for p in m.parameters()

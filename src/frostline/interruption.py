@@ -1,0 +1,244 @@
+"""Stopping a run so that it can go on as if it had never stopped.
+
+A checkpoint of Lightning holds weights, optimizer and loops. What else the next step depends on is added here: the
+random generators, the place in the data, and the metrics that Lightning logs only after it has written the checkpoint.
+"""
+
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from frostline.processes import anyone, everyones
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+"""The checkpoint that a run goes on from, and that of the epoch of the lowest validation loss."""
+
+OURS = "frostline"
+"""The key of a checkpoint under which our part lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """An interrupted run that goes on.
+
+    Attributes:
+        run_id: Its id; None for a fork, which is a run of its own.
+        folder: Where its checkpoints are.
+        anew: Groups of the config that a fork has changed.
+    """
+
+    run_id: str | None
+    folder: Path
+    anew: frozenset[str] = frozenset()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the same in types that JSON knows."""
+        return {"run_id": self.run_id, "folder": str(self.folder.resolve()), "anew": sorted(self.anew)}
+
+    @classmethod
+    def from_plain(cls, told: Mapping[str, Any]) -> Self:
+        """Return what `plain` was told of."""
+        return cls(run_id=told["run_id"], folder=Path(told["folder"]), anew=frozenset(told["anew"]))
+
+    def checkpoint_in(self, folder: Path) -> Path | None:
+        """Bring the checkpoints into the folder of this run; return the one to go on from, None where there is none.
+
+        Lightning names the best one by its whole path, which may have been another one.
+        """
+        if not (self.folder / LAST).exists():
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        if (best := self.folder / BEST).exists() and self.folder != folder:
+            shutil.copy(best, folder / BEST)
+        checkpoint = torch.load(self.folder / LAST, map_location="cpu", weights_only=True)
+        for state in (state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint")):
+            state.update(_moved(state, str(folder.resolve())))
+        if "freeze" in self.anew:
+            checkpoint["callbacks"].pop("Freezing", None)
+        if not self.anew.isdisjoint({"optimizer", "scheduler"}):
+            checkpoint |= {"optimizer_states": [], "lr_schedulers": []}
+        torch.save(checkpoint, folder / "start.ckpt")
+        return folder / "start.ckpt"
+
+
+def _moved(state: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Return the paths of Lightning's ModelCheckpoint in another folder."""
+    paths = {key: _in(folder, state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    best = {_in(folder, path): score for path, score in state["best_k_models"].items()}
+    return {**paths, "best_k_models": best, "dirpath": folder}
+
+
+def _in(folder: str, path: str) -> str:
+    return str(Path(folder) / Path(path).name) if path else ""
+
+
+def position(checkpoint: Path) -> dict[str, int]:
+    """Return the epoch, and the batch in it, that a checkpoint goes on with."""
+    where: dict[str, int] = torch.load(checkpoint, map_location="cpu", weights_only=True)[OURS]["position"]
+    return where
+
+
+class Interruption(Callback):
+    """Keep in each checkpoint what an exact continuation needs, and stop where one is possible.
+
+    A first Ctrl-C, or SIGTERM, stops the run behind the current optimizer step and writes a checkpoint there; a second
+    one stops at once, so that only what came after the last epoch is lost. A step that validation follows is not
+    stopped at, since Lightning does not come back to that validation.
+
+    Args:
+        path: Where the checkpoint of a stop is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._asked = False
+        self._epoch = 0
+        self._batch = 0
+        self._resumed: dict[str, Any] | None = None
+        self._within = False
+        self._waiting: dict[str, float] = {}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to signals inside this context."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if before[signal.SIGINT] is not signal.SIG_IGN:  # a shell's background job is not to be interrupted
+                signal.signal(signal.SIGINT, self._ask)
+            signal.signal(signal.SIGTERM, self._ask)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        sys.stderr.write("\nstopping after this step; once more to stop at once\n")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop between two epochs: the checkpoint of the last one is written."""
+        self._step_what_waits(trainer)
+        if anyone(self._asked):
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop behind an optimizer step, if that was asked for."""
+        self._epoch, self._batch = trainer.current_epoch, batch_idx + 1
+        if (
+            _step_ends(trainer, batch_idx + 1)
+            and anyone(self._asked)
+            and not _validation_follows(trainer, batch_idx + 1)
+        ):
+            trainer.save_checkpoint(self._path)
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Move on to the start of the next epoch."""
+        self._epoch, self._batch = trainer.current_epoch + 1, 0
+        if self._within:
+            self._waiting = _logged_at_the_end_of(trainer)
+        self._within = False
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the schedule as it would be."""
+        self._step_what_waits(trainer)
+
+    def _step_what_waits(self, trainer: pl.Trainer) -> None:
+        """Step the schedules that wait on a metric, where Lightning leaves that out: at the end of a resumed epoch."""
+        metrics, self._waiting = self._waiting, {}
+        for config in trainer.lr_scheduler_configs:
+            value = metrics.get(str(config.monitor))
+            if isinstance(config.scheduler, ReduceLROnPlateau) and value is not None:
+                config.scheduler.step(value)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add our part to a checkpoint, and write out what was logged before it."""
+        ended = self._batch == 0
+        checkpoint[OURS] = {
+            "position": {"epoch": self._epoch, "batch": self._batch},
+            "random": everyones(_random_states()),
+            "metrics": _logged_at_the_end_of(trainer) if ended else {},
+            "metrics_step": trainer.global_step - 1,  # the step under which Lightning logs what an epoch came to
+        }
+        if trainer.logger is not None:
+            trainer.logger.save()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on where the checkpoint left off."""
+        self._go_on(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do the same where there was nothing left to train."""
+        self._go_on(trainer)
+        self._step_what_waits(trainer)
+
+    def _go_on(self, trainer: pl.Trainer) -> None:
+        """Log what was not yet logged and put the random generators where the checkpoint left them."""
+        if self._resumed is None:
+            return
+        if trainer.logger is not None and self._resumed["metrics"]:
+            trainer.logger.log_metrics(self._resumed["metrics"], step=self._resumed["metrics_step"])
+        self._waiting, self._within = self._resumed["metrics"], not self._resumed["metrics"]
+        _restore_random(self._resumed["random"][trainer.global_rank])
+        self._resumed = None
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take our part from the checkpoint that training goes on from."""
+        self._resumed = checkpoint[OURS]
+        self._epoch, self._batch = self._resumed["position"]["epoch"], self._resumed["position"]["batch"]
+
+
+def _logged_at_the_end_of(trainer: pl.Trainer) -> dict[str, float]:
+    """Return what Lightning is about to log for the epoch that ends."""
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {**metrics, "epoch": float(trainer.current_epoch)}
+
+
+def _step_ends(trainer: pl.Trainer, batches: int) -> bool:
+    return batches % trainer.accumulate_grad_batches == 0
+
+
+def _validation_follows(trainer: pl.Trainer, batches: int) -> bool:
+    every = trainer.val_check_batch
+    return trainer.is_last_batch or (isinstance(every, int | float) and every < float("inf") and batches % every == 0)
+
+
+def _random_states() -> dict[str, Any]:
+    """Return the states of the global generators, in types that a checkpoint may hold without running code."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore_random(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,107 @@
+"""Start the processes of a run in which it has several devices, and wait for them.
+
+Lightning would start this command line again in each process, a whole sweep with it; here each process gets the one
+run that it belongs to, as a file.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+from typing import Any
+
+from frostline.errors import IntegrityError, RequestError
+
+GRACE = 30.0
+"""Seconds that the other processes have to end when one has."""
+
+
+class ProcessError(RuntimeError):
+    """A process of a run ended before its time."""
+
+
+def launch(task: Mapping[str, Any], *, processes: int) -> dict[str, Any]:
+    """Run a task in several processes of this machine and return what the first one came to.
+
+    Args:
+        task: What `frostline.rank` reads, in plain types.
+        processes: How many.
+
+    Raises:
+        ProcessError: One of them failed; the record holds the traceback of the first.
+        KeyboardInterrupt: A person interrupted, and all have stopped at the same step.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "task.json").write_text(json.dumps(task))
+        port = _free_port()
+        started = [_start(folder, rank, processes, port) for rank in range(processes)]
+        try:
+            codes = _wait(started)
+        finally:
+            _end(started)
+        return _result(folder, codes)
+
+
+def _start(folder: Path, rank: int, processes: int, port: int) -> subprocess.Popen[bytes]:
+    """Start one process, in a session of its own: a terminal's Ctrl-C reaches it through this one alone."""
+    known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "NODE_RANK": 0}
+    environment = os.environ | {key: str(value) for key, value in known.items()}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "FROSTLINE_PARENT": str(os.getpid())}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    command = [sys.executable, "-m", "frostline.rank", str(folder)]
+    with (folder / f"rank{rank}.txt").open("wb") as said:
+        heard = None if rank == 0 else said
+        return subprocess.Popen(command, env=environment, stderr=heard, start_new_session=True)  # noqa: S603 (our own)
+
+
+def _wait(started: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
+    """Wait until all have ended, or until the others have had time to when one has failed; hand Ctrl-C on."""
+    failed: float | None = None
+    while any(process.poll() is None for process in started):
+        if failed is None and any(process.poll() for process in started):
+            failed = monotonic()
+        if failed is not None and monotonic() - failed > GRACE:
+            break
+        try:
+            sleep(0.05)
+        except KeyboardInterrupt:
+            for process in started:
+                process.send_signal(signal.SIGINT)
+    return [process.poll() for process in started]
+
+
+def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _result(folder: Path, codes: Sequence[int | None]) -> dict[str, Any]:
+    """Return what the first process wrote, or raise what it raised."""
+    file = folder / "result.json"
+    result: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if result.get("error") == "KeyboardInterrupt" or codes[0] == 130:
+        raise KeyboardInterrupt(result.get("message", ""))
+    kinds: dict[str, type[Exception]] = {"RequestError": RequestError, "IntegrityError": IntegrityError}
+    if "error" in result and result["error"] in kinds:
+        raise kinds[result["error"]](result["message"])
+    if any(codes) or "error" in result:
+        rank = next((rank for rank, code in enumerate(codes) if rank and code), 0)
+        said = (folder / f"rank{rank}.txt").read_text(errors="replace").strip().splitlines()[-3:]
+        reason = result.get("message") or " / ".join(said)
+        raise ProcessError(f"process {rank} of {len(codes)} ended with code {codes[rank]}: {reason}")
+    return result
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -1,0 +1,82 @@
+"""An interrupted run goes on under its own id as if it had never stopped, or as another run from where it stopped."""
+
+from collections.abc import Iterator, Sequence
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from frostline.config.compose import checked, compose
+from frostline.config.effective import WITHOUT_EFFECT, effective, flatten, is_below
+from frostline.config.recorded import recorded_config
+from frostline.config.vocabulary import groups
+from frostline.errors import RequestError
+from frostline.interruption import Continued
+from frostline.prepare import Prepared, Verb, plain, prepare
+from frostline.record import Run, Store
+from frostline.run import Outcome, checkpoints, execute
+
+
+def resume(store: Store, run_id: str, overrides: Sequence[str], *, fork: bool) -> Outcome:
+    """Let an interrupted run go on.
+
+    Args:
+        store: The store that holds it.
+        run_id: Its id.
+        overrides: Changes to its config. Nothing that the result depends on may change, unless it is forked.
+        fork: Whether to go on as a new run, whose config may differ; what is changed of optimizer, schedule or strategy
+            starts anew.
+
+    Raises:
+        RequestError: The run has finished or is running, or what it depends on has changed.
+    """
+    store.bury_the_dead()
+    run = store.run(run_id)
+    _refuse_what_was_not_interrupted(run, fork=fork)
+    verb: Verb = "pretrain" if run.data.tags["frostline.phase"] == "pretrain" else "finetune"
+    recorded = recorded_config(store.read(run_id, "config.yaml"), verb)
+    prepared = prepare(_changed(recorded, verb, overrides), verb, store)
+    different = list(_differences(run, recorded, prepared))
+    if different and not fork:
+        raise RequestError(
+            "\n  ".join([f"run {run_id} was begun with another request:", *different])
+            + "\nresume it as it was, or add fork=true to go on from there as a new run"
+        )
+    continued = Continued(run_id=None if fork else run_id, folder=checkpoints(store, run_id), anew=_groups(different))
+    return execute(prepared, store, tags={"forked_from": run_id} if fork else {}, continued=continued)
+
+
+def _refuse_what_was_not_interrupted(run: Run, *, fork: bool) -> None:
+    status, run_id, phase = run.info.status, run.info.run_id, run.data.tags.get("frostline.phase")
+    if phase not in ("pretrain", "finetune"):
+        raise RequestError(f"run {run_id}: is a {phase}, not a training run; `frostline study` goes on with a study")
+    if status == "RUNNING":
+        raise RequestError(f"run {run_id}: process {run.data.tags.get('frostline.pid')} is running it")
+    if status == "FINISHED" and not fork:
+        raise RequestError(f"run {run_id}: has finished; fork=true trains on from its end, with other settings")
+
+
+def _changed(recorded: DictConfig, verb: str, overrides: Sequence[str]) -> DictConfig:
+    """Return a recorded config with overrides: a group's choice is composed as always, a value is set."""
+    tree = OmegaConf.create(plain(recorded))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RequestError(f"{override}: no override; write key=value")
+        chosen = compose(verb, [override])[key] if key in groups() else yaml.safe_load(value)
+        OmegaConf.update(tree, key, chosen, merge=False, force_add=True)
+    return checked(tree, verb)
+
+
+def _differences(run: Run, recorded: DictConfig, prepared: Prepared) -> Iterator[str]:
+    """Yield what the result depends on and is not as it was when the run began."""
+    before, now = (flatten(effective(plain(cfg))) for cfg in (recorded, prepared.cfg))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not is_below(key, WITHOUT_EFFECT):
+            yield f"{key}: {before.get(key)} then, {now.get(key)} now"
+    for tag, hashed in (("data", prepared.data.fingerprint()), ("weights", prepared.weights)):
+        if run.data.tags[f"frostline.{tag}"] != hashed:
+            yield f"{tag}: other content than then"
+
+
+def _groups(different: Sequence[str]) -> frozenset[str]:
+    return frozenset(sentence.partition(":")[0].partition(".")[0] for sentence in different)

@@ -1,0 +1,154 @@
+"""Lightning's part of a run: training, choosing the weights by val, and testing these."""
+
+import logging
+import math
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers.logger import Logger
+
+from frostline.config.build import build
+from frostline.cost import Meter
+from frostline.engine import Freezing
+from frostline.interruption import BEST, LAST, Interruption, position
+from frostline.modules import Training
+from frostline.nn.batch_statistics import reestimate
+from frostline.prepare import Prepared
+from frostline.processes import data_parallel, everyones, processes_of
+from frostline.seeds import stream
+
+REMARKS = (
+    ".*does not have many workers.*",  # small data are loaded faster without
+    ".*smaller than the logging interval.*",  # metrics are logged by the epoch
+    ".*in eval mode at the start of training.*",  # the engine sets every mode
+    ".*exists and is not empty.*",  # a resumed run comes back to its folder
+    ".*ended before the epoch ended.*",  # our sampler begins where the checkpoint says
+    ".*`self.log\\('.*', ..., sync_dist=True\\)`.*",  # the metric itself is reduced over the processes
+    ".*LeafSpec.*",  # Lightning's own use of a deprecated name of torch
+)
+"""Lightning's remarks, as patterns, on what is chosen on purpose."""
+
+
+def train_and_test(
+    prepared: Prepared,
+    *,
+    folder: Path,
+    freezing: Freezing,
+    meter: Meter,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None,
+    start: Path | None,
+) -> dict[str, float]:
+    """Train, choose the weights by val, and return what these score.
+
+    Args:
+        prepared: What `prepare` returned.
+        folder: Where checkpoints are written.
+        freezing: The engine.
+        meter: What counts the cost.
+        callbacks: Lightning callbacks besides those that every training has.
+        logger: Where Lightning logs; None in the processes that do not record.
+        start: The checkpoint to go on from, or None.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+        KeyboardInterrupt: A person interrupted.
+    """
+    cfg, best, interruption = prepared.cfg, _checkpoint(folder), Interruption(folder / LAST)
+    asked = [cfg.stopping] if cfg.stopping else []
+    own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
+    everyone = [interruption, freezing, meter, *callbacks, best, *own]
+    trainer = build(
+        cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
+    )
+    pl.seed_everything(stream(cfg.seed, "train"), workers=True, verbose=False)
+    if start is not None:
+        prepared.data.start(**position(start))
+    with _interruptible():
+        if prepared.plan.strategy.reestimates is not None:
+            with freezing.all_held("re-estimation"), meter.measuring():
+                _reestimate(prepared, prepared.plan.strategy.reestimates)
+            return _measure(prepared, trainer)
+        with interruption.listening():
+            trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
+        chosen = _take_best(prepared.module, best)
+        if logger is not None:
+            logger.log_metrics(chosen, step=prepared.module.global_step)
+        measured = _measure(prepared, trainer)
+    prepared.module.predictions = [batch for batches in everyones(prepared.module.predictions) for batch in batches]
+    return measured
+
+
+def _reestimate(prepared: Prepared, pseudo_count: float) -> None:
+    """Take the statistics of normalisation layers from the training split, as evaluation shows it."""
+    batches = (batch.inputs for batch in prepared.data.reference_dataloader())
+    reestimate(prepared.network, batches, pseudo_count=pseudo_count)
+
+
+def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:
+    """Return what the chosen weights score on val and, unless the test split is to be left alone, on test."""
+    scores = [trainer.validate(prepared.module, datamodule=prepared.data, verbose=False)]
+    if trainer.limit_test_batches:
+        scores.append(trainer.test(prepared.module, datamodule=prepared.data, verbose=False))
+    measured = {name: value for parts in scores for part in parts for name, value in part.items()}
+    for name, value in measured.items():
+        if name.endswith("/loss") and not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value}: training diverged; try a lower optimizer.lr")
+    return measured
+
+
+def _checkpoint(folder: Path) -> ModelCheckpoint:
+    """Keep the epoch of the lowest validation loss, to be tested, and the last, to be resumed."""
+    return ModelCheckpoint(folder, Path(BEST).stem, monitor="val/loss", save_last=True, enable_version_counter=False)
+
+
+def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:
+    """Load the weights that validation chose and say of which epoch; without training the carried ones stay."""
+    if not best.best_model_path:
+        return {}
+    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+    assert best.best_model_score is not None
+    return {"best/epoch": float(checkpoint["epoch"]), "best/val_loss": float(best.best_model_score)}
+
+
+def _parallel(cfg: DictConfig) -> dict[str, Any]:
+    """Return the strategy of a trainer of several processes."""
+    return {"strategy": data_parallel(str(cfg.trainer.get("strategy")))} if processes_of(cfg.trainer) > 1 else {}
+
+
+def _display(cfg: DictConfig) -> dict[str, bool]:
+    """Show a progress bar to a person, none to a file, unless the config says which."""
+    return {} if cfg.trainer.get("enable_progress_bar") is not None else {"enable_progress_bar": sys.stderr.isatty()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Lightning says of choices that were made on purpose."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for remark in REMARKS:
+            warnings.filterwarnings("ignore", remark)
+        yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C through: Lightning turns it into an exit with code 1 and stops listening to further ones."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+        raise

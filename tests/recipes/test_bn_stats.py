@@ -1,0 +1,36 @@
+"""Re-estimated statistics as an arm like any other."""
+
+import json
+
+from workplace import FOREIGN, Workplace
+
+from frostline.nn.weights import read_weights
+
+pytestmark = FOREIGN
+
+
+def test_only_statistics_move_and_the_audit_says_so(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1]")
+    run_id = workplace.train("finetune", "data.digits=[2,3]", f"init_from={source}", "freeze=bn_stats")
+    before, after = (read_weights(workplace.store.fetch(i, "weights.safetensors")) for i in (source, run_id))
+    moved = {name.rpartition(".")[2] for name in before if not before[name].equal(after[name])}
+    assert moved == {"running_mean", "running_var"}
+    (audit,) = json.loads(workplace.artifact(run_id, "audit.json"))
+    assert (audit["span"], audit["intact"]) == ("re-estimation", True)
+    assert "re-estimated on the training split, where the stored ones count for 16" in workplace.artifact(
+        run_id, "plan.txt"
+    )
+    metrics = workplace.store.run(run_id).data.metrics
+    assert metrics["audit/frozen_intact"] == 1
+    assert metrics["cost/train_flops"] > 0
+    assert metrics["cost/trainable_params"] == 0
+    assert "train/loss" not in metrics
+
+
+def test_a_network_without_statistics_is_refused(workplace: Workplace) -> None:
+    said = workplace.frostline(
+        "plan", "model=torchvision", "model.name=alexnet", "model.weights=null", "data=digits", "freeze=bn_stats",
+        "data.image_size=64",
+    )  # fmt: skip
+    assert said.code == 2
+    assert said.err.strip() == "freeze: bn_stats needs layers that store statistics, and this network has none"

@@ -1,0 +1,105 @@
+"""`frostline resume` as people use it: an interrupted run ends as if it had never stopped."""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from test_cli import LAST_LINE, environment, start, wait_for
+from workplace import FOREIGN, TINY, Workplace
+
+pytestmark = FOREIGN
+RUN = (*TINY, "data.digits=[3,4]", "freeze=gradual", "freeze.every=40", "trainer.max_epochs=120", "data.shots=8")
+
+
+def interrupt(workplace: Workplace, number: int, *more: str, epochs: float = 0.3) -> str:
+    """Begin a run in a process of its own, end it by a signal after a while, and return its id."""
+    before = {run.info.run_id for run in workplace.runs()}
+    with subprocess.Popen(
+        start("finetune", *RUN, *more), cwd=workplace.folder, env=environment(), text=True, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            wait_for(lambda: list(workplace.folder.glob("outputs/*/last.ckpt")), process)
+            time.sleep(epochs)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode in (130, -number)
+    (run_id,) = {run.info.run_id for run in workplace.runs()} - before
+    return run_id
+
+
+def history(workplace: Workplace, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """What a run has logged, without what it cost and what it audited when it was stopped."""
+    metrics = [name for name in workplace.store.run(run_id).data.metrics if not name.startswith(("cost/", "audit/"))]
+    return {n: [(m.step, m.value) for m in workplace.store.client.get_metric_history(run_id, n)] for n in metrics}
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=["ctrl-c", "sigkill"]
+)
+def test_a_resumed_run_is_the_uninterrupted_one_under_its_own_id_t37_t55(number: int, workplace: Workplace) -> None:
+    run_id = interrupt(workplace, number)
+    said = workplace.frostline("resume", run_id)
+    assert said.code == 0, said.err
+    assert re.fullmatch(LAST_LINE, said.out.splitlines()[-1])
+    assert said.run_id == run_id
+    whole = workplace.frostline("finetune", *RUN).run_id
+    for artifact in ("predictions.csv", "audit.json", "plan.txt"):
+        assert workplace.artifact(run_id, artifact) == workplace.artifact(whole, artifact)
+    weights = [workplace.store.fetch(each, "weights.safetensors").read_bytes() for each in (run_id, whole)]
+    assert weights[0] == weights[1]
+    assert history(workplace, run_id) == history(workplace, whole)
+    for points in history(workplace, run_id).values():
+        steps = [step for step, _ in points]
+        assert steps == sorted(steps)
+    assert len(workplace.runs()) == 2
+    assert not (workplace.folder / "outputs").exists()
+
+
+def test_what_may_not_be_resumed_is_told_and_can_be_forked(workplace: Workplace) -> None:
+    """One interrupted run for all of this, because starting a process takes seconds."""
+    run_id = interrupt(workplace, signal.SIGINT)
+    said = workplace.frostline("resume", run_id, "optimizer.lr=0.5", "freeze=head", "data.num_workers=1")
+    assert said.code == 2
+    assert said.err.splitlines() == [
+        f"run {run_id} was begun with another request:",
+        "  freeze._target_: frostline.freeze.gradual.Gradual then, frostline.freeze.head.Head now",
+        "  freeze.every: 40 then, None now",
+        "  freeze.ratio: 2.6 then, None now",
+        "  optimizer.lr: 0.01 then, 0.5 now",
+        "resume it as it was, or add fork=true to go on from there as a new run",
+    ]
+    forked = workplace.frostline("resume", run_id, "optimizer.lr=0.5", "freeze=head", "fork=true")
+    assert forked.code == 0, forked.err
+    assert forked.run_id != run_id
+    fork = workplace.store.run(forked.run_id)
+    assert fork.data.tags["frostline.forked_from"] == run_id
+    assert fork.data.tags["frostline.freeze"] == "head"
+    assert fork.data.params["optimizer.lr"] == "0.5"
+    assert workplace.store.run(run_id).info.status == "KILLED"
+    again = workplace.frostline("resume", forked.run_id)
+    assert (again.code, again.err.strip()) == (
+        2,
+        f"run {forked.run_id}: has finished; fork=true trains on from its end, with other settings",
+    )
+
+
+def test_unknown_runs_and_foreign_code_are_refused(workplace: Workplace) -> None:
+    workplace.train("finetune", "data.digits=[3,4]")
+    said = workplace.frostline("resume", "0" * 32)
+    assert said.code == 2
+    assert "has none of this id; is tracking.uri where it was logged?" in said.err
+    (run,) = workplace.runs()
+    workplace.store.client.set_terminated(run.info.run_id, "KILLED")
+    config = yaml.safe_load(workplace.artifact(run.info.run_id, "config.yaml"))
+    config["objective"] = {"_target_": "os.system", "command": "touch owned"}
+    workplace.store.client.log_text(run.info.run_id, yaml.safe_dump(config), "config.yaml")
+    said = workplace.frostline("resume", run.info.run_id)
+    assert said.code == 2
+    assert "os.system: named by the run's record but by no config here" in said.err
+    assert not Path("owned").exists()
