@@ -8,23 +8,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
-from annotated_types import Gt
 
 from frostline.depth import Outline
 from frostline.errors import ConfigError, RequestError
-from frostline.freeze.phases import Phase, Plateau
+from frostline.freeze.phases import Phase, Plateau, Rate
 from frostline.freeze.schedule import Schedule
 from frostline.freeze.selector import PATTERN
 from frostline.nearest import did_you_mean
 
 KEYS = ("params", "max_transition_epoch", "lr")
+WHOLE_RUN = "an optimizer and a schedule of learning rates last for the whole run here; take the key out"
 DOT = r"\\?\.(?=[\w(\[\\])"
 """A dot between two parts of a name, escaped or not; not the one of `fc.*`, which stands for any letter."""
-
-Rate = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +151,8 @@ def _read(file: str) -> list[Thawing]:
 
 
 def _thawing(phase: Mapping[str, Any]) -> Thawing:
-    rate = phase.get("lr")
-    end = phase.get("max_transition_epoch", -1)
-    return Thawing(params=phase["params"], lr=None if rate is None else float(rate), end=end)
+    rate = float(phase["lr"]) if "lr" in phase else None
+    return Thawing(params=phase["params"], lr=rate, end=phase.get("max_transition_epoch", -1))
 
 
 def _problems(where: str, phase: object) -> Iterator[str]:
@@ -163,13 +160,9 @@ def _problems(where: str, phase: object) -> Iterator[str]:
     if not isinstance(phase, Mapping):
         yield f"{where} should be a mapping with the key params"
         return
-    for key in (key for key in phase if key not in KEYS):
-        new = str(key).startswith("new_")
-        yield f"{where} has '{key}': " + (
-            "an optimizer and a schedule of learning rates last for the whole run here; take the key out"
-            if new
-            else f"no such key is known; {did_you_mean(str(key), KEYS)}"
-        )
+    for key in (str(key) for key in phase if key not in KEYS):
+        unknown = f"no such key is known; {did_you_mean(key, KEYS)}"
+        yield f"{where} has '{key}': {WHOLE_RUN if key.startswith('new_') else unknown}"
     entries = phase.get("params")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
         yield f"{where} should list names of parameters under params"
