@@ -21,7 +21,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"modules"},
     {"plan", "record"},
     {"delta", "provenance"},
-    {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "processes"},
+    {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "processes", "moving_average"},
     {"nn", "config", "seeds"},
     {"errors", "adapter", "depth", "batch", "nearest"},
 ]

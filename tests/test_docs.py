@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -60,12 +61,21 @@ def test_the_mistakes_of_the_readme_get_the_answer_that_it_shows() -> None:
 
 
 def test_the_study_of_the_readme_is_one(tmp_path: Path) -> None:
-    (said,) = [block for kind, block in BLOCK.findall(README) if kind == "yaml"]
+    (said,) = [block for kind, block in BLOCK.findall(README) if kind == "yaml" and "question:" in block]
     (tmp_path / "study.yaml").write_text(said)
     study = Study.read(tmp_path)
     for arm in study.arms.values():
         compose("finetune", [*study.base, *arm])
     compose("pretrain", study.pretrain or [])
+
+
+def test_the_schedule_of_the_readme_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (said,) = [block for kind, block in BLOCK.findall(README) if kind == "yaml" and "phases:" in block]
+    (tmp_path / "conf" / "freeze").mkdir(parents=True)
+    (tmp_path / "conf" / "freeze" / "mine.yaml").write_text(said)
+    monkeypatch.chdir(tmp_path)
+    assert len(compose("finetune", ["freeze=mine"]).freeze.phases) == 4
+    assert len(compose("finetune", ["freeze=mine", "freeze.phases=[{train: [head]}]"]).freeze.phases) == 1
 
 
 def test_every_strategy_and_verb_stands_in_the_readme() -> None:
@@ -80,11 +90,11 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
 
 
 def test_every_strategy_shows_its_drawn_plan() -> None:
-    from hydra.utils import get_class
+    from hydra.utils import get_object
 
     files = sorted((conf_dir() / "freeze").glob("*.yaml"))
     targets = [yaml.safe_load(file.read_text())["_target_"] for file in files]
     assert len(targets) >= 7
-    assert [
-        t for t in targets if not re.search(r">>> print\(draw\(.*\n\s+epoch \d+\n", get_class(t).__doc__ or "")
-    ] == []
+    kinds = {target: get_object(target) for target in targets}
+    shown = {t: k if isinstance(k, type) else get_type_hints(k)["return"] for t, k in kinds.items()}
+    assert [t for t, k in shown.items() if not re.search(r">>> print\(draw\(.*\n\s+epoch \d+\n", k.__doc__)] == []

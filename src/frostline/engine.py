@@ -146,6 +146,7 @@ class Freezing(Callback):
         self._apply(self.phase, trainer.optimizers)
         if changes or self._wrapped is not self.phase:
             wrap_anew(trainer.strategy)
+            _compile_anew(self._network)
             self._wrapped = self.phase
         self._set_modes()
 
@@ -268,6 +269,12 @@ class Freezing(Callback):
         if state_dict["phase"] is not None:
             start, scales, self._before = state_dict["phase"]
             self.phase = self.plan.phase(start, stop=self.plan.end, scales=scales)
+
+
+def _compile_anew(network: nn.Module) -> None:
+    """Forget what was compiled: it holds which gradients are taken, and torch keeps only a few versions of it."""
+    if network._compiled_call_impl is not None:
+        torch.compiler.reset()
 
 
 def digest(tensor: Tensor) -> str:

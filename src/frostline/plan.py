@@ -249,7 +249,8 @@ def as_text(plan: Plan, *, lr: float) -> str:
             f"where the stored ones count for {plan.strategy.reestimates:g} examples"
         ]
     if plan.horizon < plan.end:
-        blocks.append(f"from step {plan.horizon} on, what trains is decided while training")
+        undecided = f"from step {plan.horizon} on, what trains is decided while training"
+        blocks.append("\n".join([undecided, *plan.strategy.announcements]))
     policy = f"norm_stats={plan.strategy.norm_stats} norm_affine={plan.strategy.norm_affine}"
     return "\n\n".join([*blocks, f"normalisation policy: {policy}"]) + "\n"
 

@@ -22,6 +22,8 @@ from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
+from frostline.nearest import did_you_mean
+from frostline.nn.activation_checkpointing import recompute
 from frostline.nn.adapters import Attached, attach, plain_name
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
@@ -100,11 +102,16 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     new = _new(carried) if carried else set() if model.brings_head(len(data.classes)) else set(parts[-1].parameters)
     _refuse_random_parts(plan, new)
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
+    if plan.strategy.content:
+        extra["freeze"] = plan.strategy.content
+    module = _module(cfg, verb, network, plan, data)
+    _refuse_unknown_metric(plan, module)
+    _spare(cfg, network, plan)
     return Prepared(
         verb=verb,
         cfg=cfg,
         data=data,
-        module=_module(cfg, verb, network, plan, data),
+        module=module,
         plan=plan,
         carried=carried,
         signature=signature(plain(cfg), extra=extra),
@@ -124,7 +131,7 @@ def plan_text(prepared: Prepared) -> str:
 def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[ImageData, Backbone, dict[str, Tensor] | None]:
     """Return data, model and weights to carry, each as its key asks; what is wrong with any of them is said at once."""
     mistakes = Mistakes()
-    for check in (_refuse_what_no_plan_can_hold, _refuse_another_logger, _refuse_optimizer):
+    for check in (_refuse_what_no_plan_can_hold, _refuse_another_logger, _refuse_another_average, _refuse_optimizer):
         with mistakes.gathered():
             check(cfg)
     data, model, weights = None, None, None
@@ -216,17 +223,18 @@ def _refuse_what_no_plan_can_hold(cfg: DictConfig) -> None:
     epochs = cfg.trainer.get("max_epochs")
     if not isinstance(epochs, int) or epochs < 0:
         raise RequestError(f"trainer.max_epochs: should be 0 or more, since a plan needs its length, got {epochs}")
-    if (asked := processes_of(plain(cfg.trainer))) > 1:
-        _refuse_what_no_group_of_processes_can_do(cfg, asked)
-
-
-def _refuse_what_no_group_of_processes_can_do(cfg: DictConfig, asked: int) -> None:
-    started, strategy = world(), cfg.trainer.get("strategy") or "ddp"
+    strategy = cfg.trainer.get("strategy") or "auto"
     if strategy not in DATA_PARALLEL:
         raise RequestError(
             f"trainer.strategy: a plan is held by {', '.join(DATA_PARALLEL)}, not by {strategy}: "
             "it must say which gradients the processes exchange"
         )
+    if (asked := processes_of(plain(cfg.trainer))) > 1:
+        _refuse_what_no_group_of_processes_can_do(cfg, asked)
+
+
+def _refuse_what_no_group_of_processes_can_do(cfg: DictConfig, asked: int) -> None:
+    started = world()
     if cfg.trainer.get("sync_batchnorm"):
         raise RequestError(
             "trainer.sync_batchnorm: would replace the layers that the plan speaks of; "
@@ -236,6 +244,14 @@ def _refuse_what_no_group_of_processes_can_do(cfg: DictConfig, asked: int) -> No
         raise RequestError(f"trainer.devices: {started} processes were started for this run, which asks for {asked}")
     if started == 1 and cfg.trainer.get("num_nodes", 1) != 1:
         raise RequestError("trainer.num_nodes: the processes of several machines are started by torchrun")
+
+
+def _refuse_another_average(cfg: DictConfig) -> None:
+    named = [str(node.get("_target_", "")) for node in cfg.trainer.get("callbacks") or []]
+    if wrong := [name for name in named if name.endswith(("EMAWeightAveraging", "StochasticWeightAveraging"))]:
+        raise RequestError(
+            f"trainer.callbacks: {wrong[0].rpartition('.')[2]} changes what is frozen; choose averaging=ema instead"
+        )
 
 
 def _refuse_optimizer(cfg: DictConfig) -> None:
@@ -264,6 +280,33 @@ def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
         raise RequestError(
             f"freeze: the head is new ({', '.join(stuck)}) and {name} never trains it; "
             "add 'head' to freeze.stages, or choose a strategy that trains the head"
+        )
+
+
+def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
+    """Do what spares memory or time, where it leaves the plan as it is."""
+    if cfg.activation_checkpointing:
+        updates = any(hasattr(module, "running_mean") for part in plan.stages for module in part.modules.values())
+        if updates and plan.strategy.norm_stats != "frozen":
+            raise RequestError(
+                "activation_checkpointing: a second pass would update the statistics of normalisation layers twice; "
+                "add freeze.norm_stats=frozen, or do without"
+            )
+        recompute(plan.stages)
+    if cfg.compile is not None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if cfg.compile not in known:
+            raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
+        network.compile(backend=cfg.compile)
+
+
+def _refuse_unknown_metric(plan: Plan, module: Training) -> None:
+    """Refuse a strategy that waits for a metric of validation that this objective does not measure."""
+    metrics = ["val/loss", *(f"val/{name}" for name in module.val_metrics)]
+    monitor, name = plan.strategy.monitor, type(plan.strategy).__name__
+    if monitor is not None and monitor not in metrics:
+        raise RequestError(
+            f"freeze: nothing measures '{monitor}', which {name} waits for; {did_you_mean(monitor, metrics)}"
         )
 
 

@@ -64,9 +64,10 @@ def train_and_test(
         KeyboardInterrupt: A person interrupted.
     """
     cfg, best, interruption = prepared.cfg, _checkpoint(folder), Interruption(folder / LAST)
-    asked = [cfg.stopping] if cfg.stopping else []
+    asked = [node for node in (cfg.stopping, cfg.averaging) if node]
     own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
-    everyone = [interruption, freezing, meter, *callbacks, best, *own]
+    # The interruption comes last: a checkpoint of it holds what the others did in the same step.
+    everyone = [freezing, meter, *callbacks, best, *own, interruption]
     trainer = build(
         cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
     )

@@ -124,7 +124,9 @@ class StopAt(Interruption):
         return "Interruption"
 
 
-def train(strategy, folder: Path, *, stop: int | None = None, optimizer=ADAMW, scheduler=None, **options):
+def train(
+    strategy, folder: Path, *, stop: int | None = None, optimizer=ADAMW, scheduler=None, averaging=None, **options
+):
     """Train, from the checkpoint in the folder where there is one; return what decides over all that follows."""
     folder.mkdir(exist_ok=True)
     rig = Rig(strategy, epochs=EPOCHS, optimizer=optimizer, per_epoch=STEPS, scheduler=scheduler)
@@ -136,7 +138,8 @@ def train(strategy, folder: Path, *, stop: int | None = None, optimizer=ADAMW, s
     last = ModelCheckpoint(folder, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     try:
-        trainer = rig.fit(interruption, last, data=data, ckpt_path=start, weights_only=True, **options)
+        more = [averaging] if averaging is not None else []
+        trainer = rig.fit(last, *more, interruption, data=data, ckpt_path=start, weights_only=True, **options)
     except (KeyboardInterrupt, SystemExit):
         return None
     return {

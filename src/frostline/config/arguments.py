@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic_core import core_schema
 
 
 class Default(Enum):
@@ -41,3 +43,19 @@ class Signature:
     parameters: Mapping[str, Parameter]
     open: bool = False
     summary: str = ""
+
+
+class Nested:
+    """The type of a mapping that holds the arguments of the class at `path`."""
+
+    path: ClassVar[str]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> core_schema.CoreSchema:
+        """Let any mapping pass: its keys and values are compared with the signature of the class."""
+        return core_schema.dict_schema()
+
+
+def nested(path: str) -> type[Nested]:
+    """Return the type of a mapping that holds the arguments of the class at this path."""
+    return type(path.rpartition(".")[2], (Nested,), {"path": path})

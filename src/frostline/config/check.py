@@ -8,12 +8,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from frostline.config.arguments import Signature
+from frostline.config.arguments import Nested, Signature
 from frostline.config.signature import TargetError, signature_of
 from frostline.nearest import did_you_mean
 
@@ -68,6 +68,19 @@ def _mistakes(node: Mapping[str, Any], key: str) -> Iterator[str]:
     for name, parameter in signature.parameters.items():
         if name in given:
             yield from _misfits(given[name], parameter.hint, join(key, name))
+            yield from _inner(given[name], parameter.hint, join(key, name))
+
+
+def _inner(value: object, hint: Any, key: str) -> Iterator[str]:
+    """Compare every mapping that stands for the arguments of a class with that class."""
+    if isinstance(value, Mapping) and "_target_" not in value and isinstance(hint, type) and issubclass(hint, Nested):
+        yield from _mistakes({**value, "_target_": hint.path}, key)
+    for part in get_args(hint):
+        if isinstance(value, list):
+            for place, item in enumerate(value):
+                yield from _inner(item, part, join(key, place))
+        else:
+            yield from _inner(value, part, key)
 
 
 def _suggestion(name: str, signature: Signature) -> str:

@@ -17,6 +17,7 @@ WITHOUT_EFFECT = frozenset(
         "data.num_workers",
         "data.root",
         "experiment_name",
+        "freeze.file",
         "init_from",
         "min_coverage",
         "tracking",
@@ -25,7 +26,7 @@ WITHOUT_EFFECT = frozenset(
         "trainer.enable_progress_bar",
     }
 )
-"""What may differ between two runs that give the same result; data and weights are known by their content instead."""
+"""What may differ between two runs that give the same result; data, weights, schedules are known by their content."""
 
 
 def effective(tree: Mapping[str, Any]) -> dict[str, Any]:

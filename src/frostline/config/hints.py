@@ -9,6 +9,7 @@ import importlib
 from types import NoneType
 from typing import Annotated, Any, Union
 
+from frostline.config.arguments import nested
 from frostline.config.source import Definition, Source, dotted, locate
 
 _LIGHT = {
@@ -88,10 +89,20 @@ def _named(node: ast.Name | ast.Attribute, source: Source) -> Any:
     module, _, name = path.rpartition(".")
     if module in _LIGHT:
         return getattr(importlib.import_module(module), name)
+    if _is_dataclass(path):
+        return nested(path)
     alias = _assigned(node, source)
     if alias is None:
         raise UnreadableError(path)
     return _evaluate(*alias)
+
+
+def _is_dataclass(path: str) -> bool:
+    found = locate(path)
+    if not isinstance(found, Definition) or not isinstance(found.node, ast.ClassDef):
+        return False
+    calls = [d.func if isinstance(d, ast.Call) else d for d in found.node.decorator_list]
+    return any(dotted(call, found.source) == "dataclasses.dataclass" for call in calls)
 
 
 def _assigned(node: ast.expr, source: Source) -> tuple[ast.expr, Source] | None:

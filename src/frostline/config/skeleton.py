@@ -21,10 +21,13 @@ class Pretrain:
         scheduler: A learning-rate schedule that waits for its optimizer.
         trainer: Lightning's trainer.
         stopping: When to stop before the last epoch.
+        averaging: What stands for the weights when they are validated and kept.
         tracking: Where runs are logged.
         seed: Where every random stream of the run starts.
         init_from: A run's id or a file whose weights are carried into the network.
         min_coverage: The share of the backbone's parameters that `init_from` must carry.
+        compile: A backend of torch.compile, such as `inductor`, to compile the network with.
+        activation_checkpointing: Whether the body's activations are computed again in the backward pass, not kept.
         experiment_name: The MLflow experiment that the run is logged to.
     """
 
@@ -36,9 +39,12 @@ class Pretrain:
     trainer: Any
     tracking: Any
     stopping: Any = None
+    averaging: Any = None
     seed: Annotated[int, Ge(0)] = 0
     init_from: str | None = None
     min_coverage: Fraction = 0.9
+    compile: str | None = None
+    activation_checkpointing: bool = False
     experiment_name: str = "frostline"
 
 

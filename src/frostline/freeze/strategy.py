@@ -1,6 +1,6 @@
 """What a freeze strategy is: a pure function of depth, role and progress that never sees a module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -80,6 +80,14 @@ class Strategy(Protocol):
     def adapter(self) -> Adapter | None:
         """What this strategy adds to the network before it trains, if anything."""
 
+    @property
+    def announcements(self) -> Sequence[str]:
+        """What the answer waits for, a sentence each, where training decides."""
+
+    @property
+    def content(self) -> str:
+        """What the answer depends on that the config may not show, such as a file's text; empty for nothing."""
+
     def scale_of(self, place: Place, progress: Progress) -> float:
         """Return the factor on the learning rate of what is in this place, now; 0 freezes it."""
 
@@ -116,6 +124,16 @@ class FreezeStrategy:
     def monitor(self) -> str | None:
         """No metric, by default."""
         return None
+
+    @property
+    def announcements(self) -> Sequence[str]:
+        """Nothing, by default."""
+        return []
+
+    @property
+    def content(self) -> str:
+        """Nothing, by default: the config shows all."""
+        return ""
 
     @property
     def reestimates(self) -> float | None:
