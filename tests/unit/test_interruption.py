@@ -125,11 +125,21 @@ class StopAt(Interruption):
 
 
 def train(
-    strategy, folder: Path, *, stop: int | None = None, optimizer=ADAMW, scheduler=None, averaging=None, **options
+    strategy,
+    folder: Path,
+    *,
+    stop: int | None = None,
+    optimizer=ADAMW,
+    scheduler=None,
+    averaging=None,
+    network=None,
+    **options,
 ):
     """Train, from the checkpoint in the folder where there is one; return what decides over all that follows."""
     folder.mkdir(exist_ok=True)
-    rig = Rig(strategy, epochs=EPOCHS, optimizer=optimizer, per_epoch=STEPS, scheduler=scheduler)
+    torch.manual_seed(0)
+    made = network() if network is not None else None
+    rig = Rig(strategy, epochs=EPOCHS, optimizer=optimizer, per_epoch=STEPS, scheduler=scheduler, network=made)
     interruption, data, logger = StopAt(folder, stop), Data(), Lines(folder / "metrics")
     start = Continued(run_id="", folder=folder).checkpoint_in(folder)
     if start is not None:
