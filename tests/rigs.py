@@ -12,6 +12,7 @@ from frostline.batch import Batch
 from frostline.engine import Freezing
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning
+from frostline.nn.adapters import attach
 from frostline.nn.stages import Stage, stages
 from frostline.objectives.classification import Classification
 from frostline.optim.partition import partition
@@ -90,6 +91,9 @@ class Rig:
         torch.manual_seed(0)
         self.network = network or Toy()
         self.stages = parts or stages(self.network, Examples().inputs[:2])
+        if strategy.adapter is not None and parts is None:
+            example = Examples().inputs[:2]
+            _, self.stages = attach(self.network, self.stages, strategy.adapter, example=example, seed=0)
         if regularizer is not None:
             regularizer.start(beginning(self.network))
         groups = partition(self.stages, strategy.grain)

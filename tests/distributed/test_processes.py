@@ -26,7 +26,10 @@ from frostline.freeze.gradual import Gradual
 from frostline.freeze.head import Head
 from frostline.freeze.linear_freeze import LinearFreeze
 from frostline.freeze.lisa import Lisa
+from frostline.freeze.lora import Lora
 from frostline.freeze.lp_ft import LpFt
+from frostline.freeze.phases import Phase, Plateau
+from frostline.freeze.schedule import Schedule
 from frostline.interruption import LAST, Continued, Interruption, position
 from frostline.processes import data_parallel, join
 
@@ -45,6 +48,8 @@ TIME_VARYING = [
     AutoSnr(batches=2),
     AutoSnr(as_in="paper", batches=2),
     FisherTopK(k=1, examples=2),
+    Schedule(phases=[Phase(train=["head"]), Phase(train=["all"], plateau=Plateau(patience=1))]),
+    Lora(rank=2),
 ]
 QUICK = [Gradual(every=1), Lisa(seed=0, active=1, interval=1), AutoRgn(batches=1)]
 EPOCHS = 7

@@ -56,7 +56,7 @@ def test_pretrained_weights_start_fine_tuning_by_run_id_and_by_file(workplace: W
     assert "carried 100.0 %" in workplace.artifact(said[0].run_id, "carried.txt")
 
 
-def test_a_head_that_fits_is_carried_and_no_epochs_score_the_carried_weights(workplace: Workplace) -> None:
+def test_a_head_that_fits_is_carried_and_no_epochs_score_the_carried_weights_t12(workplace: Workplace) -> None:
     same = ("data.digits=[0,1,2]", "data.shots=10", "optimizer.lr=0.05")
     source = workplace.train("pretrain", *same, "trainer.max_epochs=3")
     scored = workplace.train("finetune", *same, f"init_from={source}", "trainer.max_epochs=0", "freeze=head")

@@ -18,7 +18,7 @@ def ended(*command: str, cwd: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment(), text=True, capture_output=True, timeout=240)
 
 
-def test_one_run_in_two_processes_is_one_record(workplace: Workplace) -> None:
+def test_one_run_in_two_processes_is_one_record_t36(workplace: Workplace) -> None:
     said = ended(*start("finetune", *DDP, "data.digits=[3,4]"), cwd=workplace.folder)
     assert said.returncode == 0, said.stderr
     assert re.fullmatch(LAST_LINE, said.stdout.strip())
@@ -76,7 +76,7 @@ def test_ctrl_c_stops_all_processes_at_one_step_and_the_run_can_be_resumed(workp
     assert weights[0] == weights[1]
 
 
-def test_what_no_group_of_processes_can_do_is_refused(workplace: Workplace) -> None:
+def test_what_no_group_of_processes_can_do_is_refused_t35(workplace: Workplace) -> None:
     for override, sentence in {
         "trainer.strategy=fsdp": "trainer.strategy: a plan is held by auto, ddp, "
         "ddp_find_unused_parameters_true, not by fsdp: it must say which gradients the processes exchange",

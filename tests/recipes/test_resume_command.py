@@ -61,7 +61,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_under_its_own_id_t37_t55(number:
     assert not (workplace.folder / "outputs").exists()
 
 
-def test_what_may_not_be_resumed_is_told_and_can_be_forked(workplace: Workplace) -> None:
+def test_what_may_not_be_resumed_is_told_and_can_be_forked_t39(workplace: Workplace) -> None:
     """One interrupted run for all of this, because starting a process takes seconds."""
     run_id = interrupt(workplace, signal.SIGINT)
     said = workplace.frostline("resume", run_id, "optimizer.lr=0.5", "freeze=head", "data.num_workers=1")

@@ -66,7 +66,7 @@ def study(workplace: Workplace, **changes: object) -> str:
     return "arms"
 
 
-def test_soups_of_a_studys_runs_are_the_means_of_one_starts_weights(workplace: Workplace) -> None:
+def test_soups_of_a_studys_runs_are_the_means_of_one_starts_weights_t28(workplace: Workplace) -> None:
     said = workplace.frostline("soup", study(workplace))
     assert said.code == 0, said.err
     kinds = [line.split()[2] for line in said.out.splitlines()]

@@ -1,5 +1,6 @@
 """Interrupted equals uninterrupted, bit for bit, wherever the cut falls (T37, T38)."""
 
+import functools
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 from rigs import ADAMW, SGD, Examples, Rig
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from frostline.freeze.auto_snr import AutoSnr
 from frostline.freeze.autofreeze import AutoFreeze
 from frostline.freeze.bitfit import BitFit
 from frostline.freeze.chain_thaw import ChainThaw
+from frostline.freeze.dora import Dora
 from frostline.freeze.first_k import FirstK
 from frostline.freeze.fisher_top_k import FisherTopK
 from frostline.freeze.freeze_embed import FreezeEmbed
@@ -29,13 +31,17 @@ from frostline.freeze.freezeout import FreezeOut
 from frostline.freeze.full import Full
 from frostline.freeze.gradual import Gradual
 from frostline.freeze.head import Head
+from frostline.freeze.ia3 import Ia3
 from frostline.freeze.last_k import LastK
 from frostline.freeze.layer_decay import LayerDecay
 from frostline.freeze.linear_freeze import LinearFreeze
 from frostline.freeze.lisa import Lisa
+from frostline.freeze.lora import Lora
 from frostline.freeze.lp_ft import LpFt
 from frostline.freeze.norm import Norm
 from frostline.freeze.only import Only
+from frostline.freeze.phases import Phase, Plateau
+from frostline.freeze.schedule import Schedule
 from frostline.interruption import LAST, Continued, Interruption, position
 
 STRATEGIES = [
@@ -60,6 +66,16 @@ STRATEGIES = [
     AutoSnr(batches=2),
     AutoSnr(as_in="paper", batches=3),
     FisherTopK(k=1, examples=4),
+    Schedule(
+        phases=[
+            Phase(train=["head"]),
+            Phase(train=["all"], plateau=Plateau(patience=1)),
+            Phase(train=["re:third.*", "head"], epoch=5, rate=0.5),
+        ]
+    ),
+    Lora(rank=2),
+    Dora(rank=2),
+    Ia3(),
 ]
 EPOCHS, STEPS = 7, 4
 
@@ -236,6 +252,42 @@ def test_cut_many_times_over(tmp_path: Path) -> None:
     for step in (2, 4, 7, 8, 13, 21):
         assert train(AutoRgn(batches=2), tmp_path / "cut", stop=step) is None
     same(train(AutoRgn(batches=2), tmp_path / "cut"), whole)
+
+
+STILL = functools.partial(torch.optim.SGD, lr=0.0)
+"""Nothing learns, so that all epochs are equally good."""
+
+
+def test_patience_counts_over_the_whole_run_whatever_the_phase_and_is_resumed_t40(tmp_path: Path) -> None:
+    epochs = {}
+    for folder, stop in (("whole", None), ("cut", 5)):
+        for start in (stop, None) if stop else (None,):
+            early = EarlyStopping(monitor="val/loss", patience=3)
+            result = train(
+                Gradual(every=1, norm_stats="frozen"), tmp_path / folder, stop=start, optimizer=STILL, averaging=early
+            )
+        epochs[folder] = {step for name, step in result["metrics"] if name == "train/loss"}
+    assert epochs["cut"] == epochs["whole"] == {3, 7, 11, 15}  # the first epoch, and three that are no better
+
+
+def test_the_best_epoch_is_that_of_the_whole_run_and_of_equal_ones_the_first_t41(tmp_path: Path) -> None:
+    class Keep(Callback):
+        def __init__(self) -> None:
+            self.kept: list[torch.Tensor] = []
+            self.losses: list[float] = []
+
+        def on_train_epoch_end(self, trainer, pl_module) -> None:
+            self.kept.append(pl_module.network.fc.weight.detach().clone())
+            self.losses.append(float(trainer.callback_metrics["val/loss"]))
+
+    for optimizer in (ADAMW, STILL):
+        keep, folder = Keep(), tmp_path / str(optimizer is STILL)
+        train(Gradual(every=2, norm_stats="frozen"), folder, optimizer=optimizer, averaging=keep)
+        best = torch.load(folder / "best.ckpt", weights_only=True)
+        first = keep.losses.index(min(keep.losses))
+        assert best["epoch"] == first
+        assert torch.equal(best["state_dict"]["network.fc.weight"], keep.kept[first])
+    assert first == 0
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from frostline.freeze.strategy import Decision
 
 @dataclass(frozen=True, kw_only=True)
 class AutoRgn(Adaptive):
-    """Scale learning rates by the relative gradient norm |g| / |w|, measured anew at the start of each epoch.
+    """Scale rates by the relative gradient norm |g| / |w|, by epoch (Lee et al. 2023, arXiv:2210.11466, section 5).
 
-    Lee et al. 2023, arXiv:2210.11466, section 5. What the authors' code does and what the paper says differ:
+    What the authors' code does and what the paper says differ:
 
     - `code`: a number for each tensor, divided by the greatest; normalisation layers never train; the optimizer starts
       anew with each epoch.

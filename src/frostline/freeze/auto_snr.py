@@ -21,14 +21,16 @@ THRESHOLD = {"code": 0.95, "paper": 0.5}
 
 @dataclass(frozen=True, kw_only=True)
 class AutoSnr(Adaptive):
-    """Freeze what has a low ratio of gradient signal to noise, measured anew at the start of each epoch.
+    """Freeze what has a low gradient signal-to-noise ratio, by epoch (Lee et al. 2023, arXiv:2210.11466, section 5).
 
-    Lee et al. 2023, arXiv:2210.11466, section 5. What the authors' code does and what the paper says differ:
+    What the authors' code does and what the paper says differ:
 
     - `code`: the mean of g^2 / var(g), with the variance along the tensor's first dimension, averaged over `batches`
       batches and compared as it is; normalisation layers never train; the optimizer starts anew with each epoch.
     - `paper`: the mean of (E g)^2 / Var g over `batches` examples, divided by the greatest of the network; the
       optimizer's moments are kept.
+
+    Where nothing reaches the threshold, the head trains: a step has to train something.
 
     Attributes:
         as_in: Which of the two.
@@ -76,7 +78,10 @@ class AutoSnr(Adaptive):
         threshold = THRESHOLD[self.as_in] if self.threshold is None else self.threshold
         greatest = max(signals.values(), default=0.0) if self.as_in == "paper" else 1.0
         ratios = {name: number / (greatest or 1.0) for name, number in signals.items()}
-        return {place.name: float(ratios.get(place.name, -1.0) >= threshold) for place in outline.places}
+        scales = {place.name: float(ratios.get(place.name, -1.0) >= threshold) for place in outline.places}
+        if any(scales.values()):
+            return scales
+        return {place.name: float(place.stage.from_head == 0) for place in outline.places}
 
 
 def _within(gradient: Tensor) -> Tensor:

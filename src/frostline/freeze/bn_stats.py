@@ -11,9 +11,9 @@ from frostline.freeze.strategy import FreezeStrategy, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class BnStats(FreezeStrategy):
-    """Re-estimate the statistics of normalisation layers on the training split, without gradients.
+    """Re-estimate statistics of normalisation layers, without gradients (Schneider et al. 2020, arXiv:2006.16971, 3).
 
-    Schneider et al. 2020, arXiv:2006.16971, section 3. Every parameter stays as it was carried in, so the head must
+    The statistics are those of the training split, blended with the old ones. Every parameter stays as it was carried in, so the head must
     fit already. Where a strategy lets batch normalisation run on the new data, this is the arm that tells how much of
     its gain needed no training.
 

@@ -11,7 +11,7 @@ from frostline.freeze.strategy import FreezeStrategy, Progress, beyond
 
 @dataclass(frozen=True, kw_only=True)
 class FirstK(FreezeStrategy):
-    """Train the first `k` stages, where a shift of the input is met, and the head.
+    """Train the first `k` stages, where a shift of the input is met, and the head (after arXiv:2210.11466).
 
     "Surgical" fine-tuning of early blocks (Lee et al. 2023, arXiv:2210.11466, section 3) is this with the head frozen
     too: `only` with the names of the stages.

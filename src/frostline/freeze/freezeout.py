@@ -14,9 +14,9 @@ _POWERS = {"linear": 1, "squared": 2, "cubic": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeOut(FreezeStrategy):
-    """Anneal the rate of each stage along half a cosine to zero, the earlier the sooner, and freeze it there.
+    """Anneal each stage's rate along half a cosine to zero, and freeze it (Brock et al. 2017, arXiv:1706.04983).
 
-    Brock et al. 2017, arXiv:1706.04983, section 2. Stage i of n ends at t_i = f(t0 + (1 - t0) i / n) of the run. The
+    The earlier the stage, the sooner. Stage i of n ends at t_i = f(t0 + (1 - t0) i / n) of the run. The
     curve is part of the method: use it with `scheduler=constant`. It was meant for training from scratch.
 
     Attributes:

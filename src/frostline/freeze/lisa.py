@@ -13,9 +13,9 @@ from frostline.freeze.strategy import Clock, FreezeStrategy, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Lisa(FreezeStrategy):
-    """Train the stem, the head and `active` stages between them, drawn anew every `interval` steps.
+    """Train stem, head and `active` stages drawn every `interval` steps (Pan et al. 2024, arXiv:2403.17919, alg. 1).
 
-    Pan et al. 2024, arXiv:2403.17919, algorithm 1; defaults are LMFlow's. A stage that is drawn starts with an empty
+    Defaults are LMFlow's. A stage that is drawn starts with an empty
     optimizer state, as in the paper, where each interval was a run of its own.
 
     Attributes:

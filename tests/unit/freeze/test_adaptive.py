@@ -95,6 +95,11 @@ def test_auto_snr_as_in_the_paper_is_the_squared_mean_over_the_variance_across_e
     assert decision.scales == {n: float(r / max(ratios.values()) >= 0.5) for n, r in ratios.items()}
 
 
+def test_where_nothing_is_signal_the_head_trains() -> None:
+    scales = AutoSnr().decide({place.name: 0.1 for place in OUTLINE.places}, OUTLINE, [])
+    assert scales == {"stem.w": 0.0, "body1.w": 0.0, "body2.w": 0.0, "body3.w": 0.0, "head.w": 1.0}
+
+
 @pytest.mark.parametrize("score", ["sum", "mean"])
 def test_fisher_top_k_trains_the_stages_of_the_greatest_mean_squared_gradient(score: str) -> None:
     rig, decision = first_decision(FisherTopK(k=2, examples=10, score=score))
