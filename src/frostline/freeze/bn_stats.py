@@ -13,9 +13,9 @@ from frostline.freeze.strategy import FreezeStrategy, Progress
 class BnStats(FreezeStrategy):
     """Re-estimate statistics of normalisation layers, without gradients (Schneider et al. 2020, arXiv:2006.16971, 3).
 
-    The statistics are those of the training split, blended with the old ones. Every parameter stays as it was carried in, so the head must
-    fit already. Where a strategy lets batch normalisation run on the new data, this is the arm that tells how much of
-    its gain needed no training.
+    The statistics are those of the training split, blended with the old ones. Every parameter stays as it was carried
+    in, so the head must fit already. Where a strategy lets batch normalisation run on the new data, this is the arm
+    that tells how much of its gain needed no training.
 
     Attributes:
         pseudo_count: Examples that the old statistics count for; 0 is those of the new data alone.
