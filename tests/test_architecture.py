@@ -17,7 +17,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"prepare", "run_logger"},
     {"cost"},
     {"engine", "plan_figure", "interruption"},
-    {"signals"},
+    {"signals", "audit"},
     {"modules"},
     {"plan", "record"},
     {"delta", "provenance"},

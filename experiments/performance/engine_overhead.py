@@ -23,8 +23,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import frostline.engine
+from frostline.audit import digest
 from frostline.batch import Batch
-from frostline.engine import Freezing, _restore_rates, digest
+from frostline.engine import Freezing, _restore_rates
 from frostline.freeze.autofreeze import AutoFreeze
 from frostline.freeze.full import Full
 from frostline.freeze.head import Head

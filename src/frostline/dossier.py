@@ -72,7 +72,7 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
 
 def record_course(freezing: Freezing, record: RunRecord, *, lr: float) -> None:
     """Keep what the engine found and what the strategy decided, and the plan as it came to be."""
-    record.json("audit.json", freezing.audits)
+    record.json("audit.json", freezing.audit.findings)
     if freezing.plan.decisions or freezing.plan.monitored:
         decisions = [asdict(decision) for decision in freezing.plan.decisions]
         record.json("decisions.json", {"decisions": decisions, "monitored": freezing.plan.monitored})

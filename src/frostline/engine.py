@@ -4,26 +4,23 @@ What trains is a function of progress, written to the network at every phase bou
 never read back from it. Public hooks of Lightning only.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from frostline.checkpoint import weights_hash
+from frostline.audit import Audit
 from frostline.errors import IntegrityError, RequestError
 from frostline.freeze.adaptive import Adaptive
 from frostline.freeze.strategy import Decision
 from frostline.modules import Training
 from frostline.optim.partition import outline
 from frostline.plan import Phase, Plan, who_trains
-from frostline.processes import everyones, finds_unused, share_buffers, world, wrap_anew
+from frostline.processes import finds_unused, share_buffers, world, wrap_anew
 from frostline.signals import Sums, probe
 
 
@@ -40,30 +37,24 @@ class Freezing(Callback):
     Attributes:
         plan: The plan, with what the strategy has decided until now.
         phase: What trains now; None before and after training.
-        audits: What was found at the end of each phase.
+        audit: What was found at the end of each phase.
     """
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         self._network = network
         self.plan = plan
         self.phase: Phase | None = None
-        self.audits: list[dict[str, Any]] = []
+        self.audit = Audit(network, plan)
         self._step = -1
-        self._before: dict[str, str] = {}
         self._scales: dict[str, float] = {}
         self._wrapped: Phase | None = None
         self._sums = Sums()
         self._free = {n: p for group in plan.groups for n, p in group.parameters.items() if n not in group.fixed}
 
-    @property
-    def intact(self) -> bool:
-        """Whether every audit so far found everything frozen as it was."""
-        return all(audit["intact"] for audit in self.audits)
-
     def metrics(self) -> dict[str, float]:
         """Return the audits' finding; a run of no epochs has frozen everything and touched nothing."""
-        audited = bool(self.audits) or self.plan.epochs == 0
-        return {"audit/frozen_intact": float(self.intact)} if audited else {}
+        audited = bool(self.audit.findings) or self.plan.epochs == 0
+        return {"audit/frozen_intact": float(self.audit.intact)} if audited else {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the optimizer obey the plan's learning-rate factors."""
@@ -113,23 +104,17 @@ class Freezing(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Audit the last phase, also that of a run that was resumed when it had nothing left to train."""
-        self._audit(trainer.global_step)
+        self._leave(trainer.global_step)
         self.phase = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Audit the phase that was broken off, by Ctrl-C say; its finding goes to the record like any other."""
-        if not isinstance(exception, IntegrityError):
-            self._audit(trainer.global_step)
-        self.phase = None
+        """Audit the phase that was broken off, by Ctrl-C say; its finding goes to the record like any other.
 
-    @contextmanager
-    def all_held(self, what: str) -> Iterator[None]:
-        """Audit every parameter over what happens in this context, which trains nothing."""
-        parameters = {name: p for group in self.plan.groups for name, p in group.parameters.items()}
-        before = {name: digest(parameter) for name, parameter in parameters.items()}
-        yield
-        after = {name: digest(parameter) for name, parameter in parameters.items()}
-        self._judge(what, before, after)
+        Other processes are not waited for: they may be elsewhere.
+        """
+        if self.phase is not None and not isinstance(exception, IntegrityError):
+            self.audit.end(replace(self.phase, stop=trainer.global_step))
+        self.phase = None
 
     def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Decide if that is due and take the learning-rate factors of now; where what trains changes, audit first."""
@@ -139,9 +124,9 @@ class Freezing(Callback):
         self._scales = self.plan.scales(moment)
         changes = self.phase is None or who_trains(self.phase.scales) != who_trains(self._scales)
         if changes:
-            self._audit(moment)
+            self._leave(moment)
             self.phase = self.plan.phase(moment, stop=self.plan.end, scales=self._scales)
-            self._before = self._digests(self.phase)
+            self.audit.begin(self.phase)
         assert self.phase is not None
         self._apply(self.phase, trainer.optimizers)
         if changes or self._wrapped is not self.phase:
@@ -149,6 +134,13 @@ class Freezing(Callback):
             _compile_anew(self._network)
             self._wrapped = self.phase
         self._set_modes()
+
+    def _leave(self, step: int) -> None:
+        """Audit the phase that ends before this step, if there is one."""
+        if self.phase is not None:
+            ended = replace(self.phase, stop=step)
+            self.audit.compare_processes(ended.span)
+            self.audit.end(ended)
 
     def _decide(self, trainer: pl.Trainer, module: pl.LightningModule, moment: int) -> None:
         """Let an adaptive strategy take the decision that belongs before this step."""
@@ -196,41 +188,6 @@ class Freezing(Callback):
             rates[stage] = max(rates[stage], float(options["lr"]) * self._scales[options["name"]])
         return rates
 
-    def _frozen(self, phase: Phase) -> Iterator[tuple[str, Tensor]]:
-        """Yield everything that the phase declares frozen: parameters, and buffers of modules that are not training.
-
-        A buffer of a container that spans stages counts as the stage that it was given to.
-        """
-        for group in self.plan.groups:
-            for name, parameter in group.parameters.items():
-                if not phase.scales[group.name] or name in group.fixed:
-                    yield name, parameter
-        for stage in self.plan.stages:
-            trains = any(phase.modes[name] for name in stage.modules)
-            for name, buffer in stage.buffers.items():
-                if not phase.modes.get(name.rpartition(".")[0], trains):
-                    yield name, buffer
-
-    def _digests(self, phase: Phase) -> dict[str, str]:
-        current = dict(self._network.named_buffers()) | dict(self._network.named_parameters())
-        return {name: digest(current.get(name, tensor)) for name, tensor in self._frozen(phase)}
-
-    def _audit(self, step: int) -> None:
-        """Compare what the phase that ends before this step declared frozen with what it was at its start."""
-        if self.phase is None:
-            return
-        phase = replace(self.phase, stop=step)
-        self._refuse_drift(phase)
-        self._judge(phase.span, self._before, self._digests(phase))
-
-    def _judge(self, span: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
-        changed = sorted(name for name, value in before.items() if after[name] != value)
-        self.audits.append(_finding(span, after, changed))
-        if changed:
-            raise IntegrityError(
-                f"{len(changed)} frozen tensors changed in {span}: {', '.join(changed[:5])}; the run cannot be believed"
-            )
-
     def _refuse_what_was_not_used(self) -> None:
         """Name what should train and got no gradient: other processes would wait for it without end."""
         unused = [name for name, p in self._free.items() if p.requires_grad and p.grad is None]
@@ -240,24 +197,16 @@ class Freezing(Callback):
                 "trainer.strategy=ddp_find_unused_parameters_true"
             )
 
-    def _refuse_drift(self, phase: Phase) -> None:
-        """Compare the parameters of all processes, frozen or not."""
-        hashes = everyones(weights_hash(dict(self._network.named_parameters()))) if world() > 1 else []
-        apart = [rank for rank, value in enumerate(hashes) if value != hashes[0]]
-        if apart:
-            raise IntegrityError(
-                f"process {apart[0]} has come to other parameters than process 0 in {phase.span}; "
-                "the run cannot be believed"
-            )
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know: what was decided and seen, and what the open phase is held against."""
         return {
             "decisions": [asdict(decision) for decision in self.plan.decisions],
             "monitored": dict(self.plan.monitored),
             "sums": dict(self._sums.totals),
-            "audits": list(self.audits),
-            "phase": None if self.phase is None else (self.phase.start, dict(self.phase.scales), dict(self._before)),
+            "audits": list(self.audit.findings),
+            "phase": None
+            if self.phase is None
+            else (self.phase.start, dict(self.phase.scales), dict(self.audit.before)),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -265,9 +214,9 @@ class Freezing(Callback):
         decisions = tuple(Decision(**decision) for decision in state_dict["decisions"])
         self.plan = replace(self.plan, decisions=decisions, monitored=state_dict["monitored"])
         self._sums.totals = state_dict["sums"]
-        self.audits = state_dict["audits"]
+        self.audit.findings = state_dict["audits"]
         if state_dict["phase"] is not None:
-            start, scales, self._before = state_dict["phase"]
+            start, scales, self.audit.before = state_dict["phase"]
             self.phase = self.plan.phase(start, stop=self.plan.end, scales=scales)
 
 
@@ -275,24 +224,6 @@ def _compile_anew(network: nn.Module) -> None:
     """Forget what was compiled: it holds which gradients are taken, and torch keeps only a few versions of it."""
     if network._compiled_call_impl is not None:
         torch.compiler.reset()
-
-
-def digest(tensor: Tensor) -> str:
-    """Return a hash of a tensor's bytes, shape and type."""
-    data = tensor.detach().cpu().contiguous()
-    head = f"{data.dtype}{tuple(data.shape)}".encode()
-    return hashlib.blake2b(head + data.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
-
-
-def _finding(span: str, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
-    whole = hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(digests.items())).encode(), digest_size=16)
-    return {
-        "span": span,
-        "frozen_tensors": len(digests),
-        "digest": whole.hexdigest(),
-        "changed": changed,
-        "intact": not changed,
-    }
 
 
 def _forget(parameter: nn.Parameter, optimizers: list[Optimizer]) -> None:

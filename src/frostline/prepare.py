@@ -12,12 +12,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from frostline.audit import digest
 from frostline.checkpoint import Carried, carry, read_weights, weights_hash
 from frostline.config.build import as_request, build
 from frostline.config.effective import effective, signature
 from frostline.data.images import ImageData
 from frostline.delta import fingerprints
-from frostline.engine import digest
 from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy

@@ -76,7 +76,7 @@ def train_and_test(
         prepared.data.start(**position(start))
     with _interruptible():
         if prepared.plan.strategy.reestimates is not None:
-            with freezing.all_held("re-estimation"), meter.measuring():
+            with freezing.audit.all_held("re-estimation"), meter.measuring():
                 _reestimate(prepared, prepared.plan.strategy.reestimates)
             return _measure(prepared, trainer)
         with interruption.listening():

@@ -93,8 +93,10 @@ def test_freezeout_equals_a_loop_that_sets_every_rate_at_every_step() -> None:
             module.p = 0.0
     expected = by_step(copy.deepcopy(rig.network), rate, epochs=6)
     rig.fit(limit_val_batches=0)
-    assert rig.freezing.intact
-    assert any(audit["span"].startswith("steps") for audit in rig.freezing.audits), "a stage froze within an epoch"
+    assert rig.freezing.audit.intact
+    assert any(audit["span"].startswith("steps") for audit in rig.freezing.audit.findings), (
+        "a stage froze within an epoch"
+    )
     for (name, ours), theirs in zip(rig.network.state_dict().items(), expected.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
 

@@ -10,7 +10,7 @@ from rigs import ADAMW, SGD, Rig
 from test_interruption import same, train
 from torch import nn
 
-from frostline.engine import digest
+from frostline.audit import digest
 from frostline.freeze.bitfit import BitFit
 from frostline.freeze.gradual import Gradual
 from frostline.freeze.head import Head
@@ -46,7 +46,7 @@ def test_what_no_phase_trains_keeps_every_bit_and_the_rest_moves_t1_t2_t13(make,
     rig = built(make, strategy)
     before = state(rig.network)
     trainer = rig.fit()
-    assert rig.freezing.intact
+    assert rig.freezing.audit.intact
     held = rig.plan.never_moves()
     after = state(rig.network)
     fixed = {name for group in rig.plan.groups for name in group.fixed}

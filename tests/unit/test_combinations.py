@@ -45,8 +45,8 @@ def test_trainer_options_leave_what_is_frozen_as_it_is_t23_t24_t25(strategy, opt
     rig = Rig(strategy, epochs=EPOCHS, optimizer=ADAMW)
     before = {n: t.clone() for n, t in rig.network.state_dict().items()}
     rig.fit(**options)
-    assert rig.freezing.intact
-    assert rig.freezing.audits
+    assert rig.freezing.audit.intact
+    assert rig.freezing.audit.findings
     assert all(torch.equal(t, before[n]) for n, t in frozen_at_last(rig).items())
     assert not torch.equal(rig.network.fc.weight, before["fc.weight"]) or "Snr" in name(strategy)
     assert all(p.dtype == torch.float32 for p in rig.network.parameters())
@@ -83,7 +83,7 @@ def test_compiled_equals_eager_and_is_compiled_anew_at_each_change_t30(strategy)
         if compiled:
             network.compile(backend="aot_eager")
         rig.fit(limit_val_batches=0)
-        assert rig.freezing.intact
+        assert rig.freezing.audit.intact
         ends.append({n: p.detach() for n, p in network.named_parameters()})
     torch.compiler.reset()
     for parameter, value in ends[0].items():
@@ -100,7 +100,7 @@ def test_activations_computed_again_give_the_same_run_t29(strategy) -> None:
         if again:
             recompute(rig.stages)
         rig.fit()
-        assert rig.freezing.intact
+        assert rig.freezing.audit.intact
         ends.append({n: p.detach() for n, p in network.named_parameters()})
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
 
@@ -142,7 +142,7 @@ def test_a_moving_average_holds_what_is_frozen_and_validation_gives_the_weights_
                 seen.append(("before", rig.network.fc.weight.detach().clone()))
 
     rig.fit(Look(), average)
-    assert rig.freezing.intact
+    assert rig.freezing.audit.intact
     assert all(torch.equal(t, before[n]) for n, t in frozen_at_last(rig).items())
     pairs = [value for _, value in seen]
     assert all(torch.equal(start, end) for start, end in zip(pairs[::2], pairs[1::2], strict=True))
@@ -167,4 +167,4 @@ def test_a_moving_average_is_resumed_t27(step: int, tmp_path) -> None:
 def test_rates_that_change_within_an_epoch_hold_under_accumulation_t24() -> None:
     rig = Rig(Lisa(seed=0, active=1, interval=1), epochs=4, optimizer=ADAMW, per_epoch=1)
     rig.fit(accumulate_grad_batches=2)
-    assert rig.freezing.intact
+    assert rig.freezing.audit.intact

@@ -10,8 +10,9 @@ import torch
 from rigs import ADAMW, SGD, Examples, Rig, Toy
 from torch import nn
 
+from frostline.audit import digest
 from frostline.depth import NORMS
-from frostline.engine import Freezing, digest
+from frostline.engine import Freezing
 from frostline.errors import IntegrityError
 from frostline.freeze.full import Full
 from frostline.freeze.gradual import Gradual
@@ -46,8 +47,8 @@ def test_frozen_parameters_and_buffers_are_bit_identical_t1_t2_t13(optimizer) ->
     rig.fit()
     changed = {name for name, value in state(rig.network).items() if value != before[name]}
     assert {name.split(".")[0] for name in changed} == {"third", "fc"}
-    assert rig.freezing.intact
-    assert [a["span"] for a in rig.freezing.audits] == ["epochs 0-2"]
+    assert rig.freezing.audit.intact
+    assert [a["span"] for a in rig.freezing.audit.findings] == ["epochs 0-2"]
 
 
 @OPTIMIZERS
@@ -100,7 +101,7 @@ def test_norm_stats_policy_moves_exactly_these_statistics(stats: str, moving: se
     rig.fit()
     after = state(rig.network)
     assert {name.split(".")[0] for name in before if "running" in name and before[name] != after[name]} == moving
-    assert rig.freezing.intact
+    assert rig.freezing.audit.intact
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_freezing_in_mid_training_stops_momentum_decay_and_stale_gradients_t13_t
     assert seen[0][0] != seen[1][0]
     assert seen[2][0] == seen[3][0] == state(rig.network.first)
     assert [number for _, number in seen[2:]] == [2, 2]
-    assert [(a["span"], a["intact"]) for a in rig.freezing.audits] == [("epochs 0", True), ("epochs 1", True)]
+    assert [(a["span"], a["intact"]) for a in rig.freezing.audit.findings] == [("epochs 0", True), ("epochs 1", True)]
 
 
 def test_the_audit_catches_what_changes_a_frozen_tensor() -> None:
@@ -175,7 +176,7 @@ def test_the_audit_catches_what_changes_a_frozen_tensor() -> None:
         IntegrityError, match=r"1 frozen tensors changed in epochs 0: norm.running_mean; the run cannot"
     ):
         rig.fit(Each(tamper))
-    assert not rig.freezing.intact
+    assert not rig.freezing.audit.intact
 
 
 def test_the_audit_catches_a_norm_that_only_lost_its_gradients() -> None:
@@ -236,8 +237,8 @@ def test_what_trains_changes_between_optimizer_steps_never_within_one_t24(accumu
     }
     assert [free for _, free in seen] == [planned[step] for step, _ in seen]
     assert len({free for _, free in seen}) == 3, "every stage between stem and head had its turn"
-    assert rig.freezing.intact
-    assert len(rig.freezing.audits) == len(rig.plan.phases)
+    assert rig.freezing.audit.intact
+    assert len(rig.freezing.audit.findings) == len(rig.plan.phases)
 
 
 class HalfRate(Narrowing):

@@ -174,7 +174,7 @@ def train(
         "scheduler": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
         "random": [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()],
         "metrics": logger.history(),
-        "audits": rig.freezing.audits,
+        "audits": rig.freezing.audit.findings,
         "decisions": rig.freezing.plan.decisions,
         "best": float(last.best_model_score),
     }

@@ -40,7 +40,7 @@ class FlagsOnly(Wrong):
 def test_flags_alone_let_statistics_drift_and_are_caught_t2() -> None:
     with pytest.raises(IntegrityError, match=r"frozen tensors changed in epochs 0-1: .*running_mean"):
         run(FlagsOnly, Head())
-    assert run(Freezing, Head()).freezing.intact
+    assert run(Freezing, Head()).freezing.audit.intact
 
 
 def gap(network: nn.Module) -> float:

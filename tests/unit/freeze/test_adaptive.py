@@ -155,7 +155,7 @@ def test_autofreeze_sums_gradients_with_their_signs_and_never_freezes_less() -> 
     frozen = [{n for n, scale in decision.scales.items() if not scale} for decision in decisions]
     assert frozen[0] == set()
     assert frozen[1] <= frozen[2]
-    assert rig.freezing.intact
+    assert rig.freezing.audit.intact
 
 
 def test_a_probe_moves_nothing_and_draws_nothing() -> None:

@@ -271,8 +271,8 @@ def test_a_run_changes_phase_after_the_plateau_and_freezes_again() -> None:
     told = Told([5, 4, 4, 4, 9, 8, 8, 8, 1])
     rig.fit(told, num_sanity_val_steps=0)
     assert told.trained == [head | {"second.conv.bias"}] * 4 + [body] * 4 + [head]
-    assert [audit["span"] for audit in rig.freezing.audits] == ["epochs 0-3", "epochs 4-7", "epochs 8"]
-    assert rig.freezing.intact
+    assert [audit["span"] for audit in rig.freezing.audit.findings] == ["epochs 0-3", "epochs 4-7", "epochs 8"]
+    assert rig.freezing.audit.intact
     assert [phase.span for phase in rig.freezing.plan.phases] == ["epochs 0-3", "epochs 4-7", "epochs 8"]
     assert "?" not in rig.freezing.plan.picture()
 

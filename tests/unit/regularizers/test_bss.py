@@ -45,7 +45,7 @@ def test_a_strong_penalty_shrinks_what_is_small_and_frozen_stays_frozen() -> Non
     for eta in (0.0, 10.0):
         rig = Rig(LastK(k=1), epochs=4, optimizer=SGD, regularizer=BSS(eta=eta))
         rig.fit()
-        assert rig.freezing.intact
+        assert rig.freezing.audit.intact
         features = []
         rig.network.fc.register_forward_pre_hook(lambda _, inputs, kept=features: kept.append(inputs[0].detach()))
         rig.network.eval()(Examples().inputs)

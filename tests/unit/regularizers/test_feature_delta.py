@@ -101,7 +101,7 @@ def test_a_strong_penalty_keeps_features_near_and_frozen_stays_frozen_t26() -> N
     assert drift[0.1] < 0.5 * drift[0.0]
     rig = Rig(LastK(k=1), epochs=2, optimizer=SGD, regularizer=Delta())
     rig.fit()
-    assert rig.freezing.intact
+    assert rig.freezing.audit.intact
 
 
 def test_the_pretrained_network_is_no_part_of_the_state_and_the_penalty_comes_back_t26() -> None:

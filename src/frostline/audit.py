@@ -1,0 +1,118 @@
+"""Proof that what was declared frozen stayed as it was, and that all processes hold the same network."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.checkpoint import weights_hash
+from frostline.errors import IntegrityError
+from frostline.optim.partition import Group
+from frostline.plan import Phase, Plan
+from frostline.processes import everyones, world
+
+
+class Audit:
+    """Compares tensors at the end of a phase with what they were at its start.
+
+    Args:
+        network: The network.
+        plan: Its stages and groups; what the plan decides later makes no difference here.
+
+    Attributes:
+        findings: What was found at the end of each phase, in plain types.
+        before: Of the phase that is open, the digest of each tensor that it declares frozen, by name.
+    """
+
+    def __init__(self, network: nn.Module, plan: Plan) -> None:
+        self._network = network
+        self._groups: Sequence[Group] = plan.groups
+        self._stages = plan.stages
+        self.findings: list[dict[str, Any]] = []
+        self.before: dict[str, str] = {}
+
+    @property
+    def intact(self) -> bool:
+        """Whether everything frozen was found as it had been, every time."""
+        return all(finding["intact"] for finding in self.findings)
+
+    def begin(self, phase: Phase) -> None:
+        """Remember what a phase that begins declares frozen."""
+        self.before = self._digests(phase)
+
+    def end(self, phase: Phase) -> None:
+        """Compare, at the end of a phase.
+
+        Raises:
+            IntegrityError: Something frozen has changed.
+        """
+        self._judge(phase.span, self.before, self._digests(phase))
+
+    @contextmanager
+    def all_held(self, what: str) -> Iterator[None]:
+        """Compare every parameter over what happens in this context, which trains nothing."""
+        parameters = {name: p for group in self._groups for name, p in group.parameters.items()}
+        before = {name: digest(parameter) for name, parameter in parameters.items()}
+        yield
+        self._judge(what, before, {name: digest(parameter) for name, parameter in parameters.items()})
+
+    def compare_processes(self, span: str) -> None:
+        """Compare the parameters of all processes, frozen or not; every process must come here.
+
+        Raises:
+            IntegrityError: One has come to others than the first.
+        """
+        hashes = everyones(weights_hash(dict(self._network.named_parameters()))) if world() > 1 else []
+        apart = [rank for rank, value in enumerate(hashes) if value != hashes[0]]
+        if apart:
+            raise IntegrityError(
+                f"process {apart[0]} has come to other parameters than process 0 in {span}; the run cannot be believed"
+            )
+
+    def _judge(self, span: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        changed = sorted(name for name, value in before.items() if after[name] != value)
+        self.findings.append(_finding(span, after, changed))
+        if changed:
+            raise IntegrityError(
+                f"{len(changed)} frozen tensors changed in {span}: {', '.join(changed[:5])}; the run cannot be believed"
+            )
+
+    def _digests(self, phase: Phase) -> dict[str, str]:
+        current = dict(self._network.named_buffers()) | dict(self._network.named_parameters())
+        return {name: digest(current.get(name, tensor)) for name, tensor in self._frozen(phase)}
+
+    def _frozen(self, phase: Phase) -> Iterator[tuple[str, Tensor]]:
+        """Yield everything that the phase declares frozen: parameters, and buffers of modules that are not training.
+
+        A buffer of a container that spans stages counts as the stage that it was given to.
+        """
+        for group in self._groups:
+            for name, parameter in group.parameters.items():
+                if not phase.scales[group.name] or name in group.fixed:
+                    yield name, parameter
+        for stage in self._stages:
+            trains = any(phase.modes[name] for name in stage.modules)
+            for name, buffer in stage.buffers.items():
+                if not phase.modes.get(name.rpartition(".")[0], trains):
+                    yield name, buffer
+
+
+def digest(tensor: Tensor) -> str:
+    """Return a hash of a tensor's bytes, shape and type."""
+    data = tensor.detach().cpu().contiguous()
+    head = f"{data.dtype}{tuple(data.shape)}".encode()
+    return hashlib.blake2b(head + data.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def _finding(span: str, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
+    whole = hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(digests.items())).encode(), digest_size=16)
+    return {
+        "span": span,
+        "frozen_tensors": len(digests),
+        "digest": whole.hexdigest(),
+        "changed": changed,
+        "intact": not changed,
+    }
