@@ -10,6 +10,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [  # top to bottom; a module imports from lines below its own, and from its own package
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"runner", "compare", "resume", "wise_ft", "soup"},
     {"study", "display", "rank", "weight_space"},
     {"run"},

@@ -1,0 +1,87 @@
+"""`pretrain`, `finetune` and `plan`: one run or a sweep of them, composed and launched by Hydra."""
+
+import sys
+from collections.abc import Callable
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from frostline.commands.arguments import print_end, speaks
+
+
+def pretrain(arguments: list[str]) -> int:
+    """Train a network from the start."""
+    return _with_hydra("pretrain", arguments, lambda cfg: _train(cfg, "pretrain"))
+
+
+def finetune(arguments: list[str]) -> int:
+    """Train part of a network on another task."""
+    return _with_hydra("finetune", arguments, lambda cfg: _train(cfg, "finetune"))
+
+
+def plan(arguments: list[str]) -> int:
+    """Print what a strategy would do."""
+    return _with_hydra("finetune", arguments, _show_plan)
+
+
+def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> int:
+    """Check every run that is asked for, then let Hydra compose and launch them."""
+    from frostline.config.compose import compose, expand_sweep, overrides_for_hydra
+
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    sweep = not {"-m", "--multirun"}.isdisjoint(flags)
+    if set(flags) <= {"-m", "--multirun"}:
+        for one in expand_sweep(overrides) if sweep else [overrides]:
+            compose(verb, one)
+    failures: list[Exception] = []
+    launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], _guarded(job, failures))
+    if failures and sweep:
+        print(f"{len(failures)} of the sweep's runs failed:", *failures, sep="\n", file=sys.stderr)
+        return 1
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def launch(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> None:
+    """Hand a command line over to Hydra, in a folder of its own: what it writes, MLflow holds already."""
+    import hydra
+
+    from frostline.config.compose import conf_dir, register
+
+    register()
+    with TemporaryDirectory() as folder:
+        sys.argv = [sys.argv[0], *arguments, f"hydra.sweep.dir={folder}"]
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+
+
+def _guarded(job: Callable[[Any], Any], failures: list[Exception]) -> Callable[[Any], Any]:
+    """Keep a run's failure for the end: the other runs of a sweep go on, and Hydra adds no lines of its own."""
+
+    def run(cfg: Any) -> Any:
+        try:
+            return job(cfg)
+        except Exception as error:
+            failures.append(error)
+            return None
+
+    return run
+
+
+def _train(cfg: Any, verb: Any) -> float:
+    from frostline.prepare import open_store, prepare
+    from frostline.run import execute, headline
+
+    prepared = prepare(cfg, verb, open_store(cfg))
+    if prepared.carried is not None and speaks():
+        print(prepared.carried)
+    outcome = execute(prepared, open_store(cfg))
+    if speaks():
+        print_end(outcome.run_id, outcome.metrics)
+    return headline(outcome.metrics)[1]
+
+
+def _show_plan(cfg: Any) -> None:
+    from frostline.prepare import open_store, plan_text, prepare
+
+    print(plan_text(prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)))
