@@ -16,6 +16,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"run"},
     {"dossier", "training", "launch"},
     {"prepare", "run_logger"},
+    {"refusals"},
     {"cost"},
     {"engine", "plan_figure", "interruption"},
     {"signals", "audit"},
@@ -72,7 +73,7 @@ def test_only_the_record_imports_mlflow() -> None:
 
 def test_only_the_verbs_side_sees_a_dictconfig() -> None:
     seeing = {home(path) for path in FILES if any(name.split(".")[0] == "omegaconf" for name in imported(path))}
-    assert seeing <= {"runner", "run", "dossier", "prepare", "config", "resume", "training", "rank"}
+    assert seeing <= {"runner", "run", "dossier", "prepare", "config", "resume", "training", "rank", "refusals"}
 
 
 def test_no_file_is_a_drawer_for_everything() -> None:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from frostline import provenance
 from frostline.checkpoint import save_weights
-from frostline.config.effective import effective, flatten
+from frostline.config.effective import effective, flatten, plain
 from frostline.delta import changed, save_delta
 from frostline.engine import Freezing
 from frostline.nn.adapters import merged
 from frostline.plan import Plan, as_text
 from frostline.plan_figure import save_figure
-from frostline.prepare import DELTA, WEIGHTS, Prepared, learning_rate, plain
+from frostline.prepare import DELTA, WEIGHTS, Prepared, learning_rate
 from frostline.record import RunRecord, masked
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from frostline.audit import digest
 from frostline.checkpoint import Carried, carry, read_weights, weights_hash
-from frostline.config.build import as_request, build
-from frostline.config.effective import effective, signature
+from frostline.config.build import build
+from frostline.config.effective import effective, plain, signature
 from frostline.data.images import ImageData
 from frostline.delta import fingerprints
 from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
@@ -24,13 +24,14 @@ from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
-from frostline.nn.adapters import Attached, attach, plain_name
+from frostline.nn.adapters import Attached, attach
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
-from frostline.processes import DATA_PARALLEL, processes_of, world
+from frostline.processes import processes_of
 from frostline.record import Store, Tracking
+from frostline.refusals import OF_A_CONFIG, refuse_random_parts, refuse_unknown_metric
 from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
 
@@ -100,12 +101,12 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
     new = _new(carried) if carried else set() if model.brings_head(len(data.classes)) else set(parts[-1].parameters)
-    _refuse_random_parts(plan, new)
+    refuse_random_parts(plan, new)
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
     if plan.strategy.content:
         extra["freeze"] = plan.strategy.content
     module = _module(cfg, verb, network, plan, data)
-    _refuse_unknown_metric(plan, module)
+    refuse_unknown_metric(plan, module)
     _spare(cfg, network, plan)
     return Prepared(
         verb=verb,
@@ -131,7 +132,7 @@ def plan_text(prepared: Prepared) -> str:
 def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[ImageData, Backbone, dict[str, Tensor] | None]:
     """Return data, model and weights to carry, each as its key asks; what is wrong with any of them is said at once."""
     mistakes = Mistakes()
-    for check in (_refuse_what_no_plan_can_hold, _refuse_another_logger, _refuse_another_average, _refuse_optimizer):
+    for check in OF_A_CONFIG:
         with mistakes.gathered():
             check(cfg)
     data, model, weights = None, None, None
@@ -219,70 +220,6 @@ def _new(carried: Carried) -> set[str]:
     return {*carried.missing, *(name for name, *_ in carried.reshaped)}
 
 
-def _refuse_what_no_plan_can_hold(cfg: DictConfig) -> None:
-    epochs = cfg.trainer.get("max_epochs")
-    if not isinstance(epochs, int) or epochs < 0:
-        raise RequestError(f"trainer.max_epochs: should be 0 or more, since a plan needs its length, got {epochs}")
-    strategy = cfg.trainer.get("strategy") or "auto"
-    if strategy not in DATA_PARALLEL:
-        raise RequestError(
-            f"trainer.strategy: a plan is held by {', '.join(DATA_PARALLEL)}, not by {strategy}: "
-            "it must say which gradients the processes exchange"
-        )
-    if (asked := processes_of(plain(cfg.trainer))) > 1:
-        _refuse_what_no_group_of_processes_can_do(cfg, asked)
-
-
-def _refuse_what_no_group_of_processes_can_do(cfg: DictConfig, asked: int) -> None:
-    started = world()
-    if cfg.trainer.get("sync_batchnorm"):
-        raise RequestError(
-            "trainer.sync_batchnorm: would replace the layers that the plan speaks of; "
-            "normalise per process, or choose freeze.norm_stats=frozen"
-        )
-    if started not in (1, asked):
-        raise RequestError(f"trainer.devices: {started} processes were started for this run, which asks for {asked}")
-    if started == 1 and cfg.trainer.get("num_nodes", 1) != 1:
-        raise RequestError("trainer.num_nodes: the processes of several machines are started by torchrun")
-
-
-def _refuse_another_average(cfg: DictConfig) -> None:
-    named = [str(node.get("_target_", "")) for node in cfg.trainer.get("callbacks") or []]
-    if wrong := [name for name in named if name.endswith(("EMAWeightAveraging", "StochasticWeightAveraging"))]:
-        raise RequestError(
-            f"trainer.callbacks: {wrong[0].rpartition('.')[2]} changes what is frozen; choose averaging=ema instead"
-        )
-
-
-def _refuse_optimizer(cfg: DictConfig) -> None:
-    """Let the optimizer check its own ranges, before anything is read or built that takes long."""
-    with as_request("optimizer"):
-        build(cfg.optimizer, key="optimizer")([torch.zeros(1, requires_grad=True)])
-
-
-def _refuse_another_logger(cfg: DictConfig) -> None:
-    if cfg.trainer.get("logger") is not None:
-        raise RequestError("trainer.logger: every run is logged to MLflow; choose where with tracking.uri")
-
-
-def _refuse_random_parts(plan: Plan, new: set[str]) -> None:
-    """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
-    head = plan.stages[-1].parameters.keys()
-    trains = plan.epochs or plan.strategy.reestimates is not None
-    stuck = sorted(new & {plain_name(name) for name in plan.never_moves()}) if trains else []
-    name = type(plan.strategy).__name__
-    if stuck and head.isdisjoint(stuck):
-        raise RequestError(
-            f"init_from: the weights lack {', '.join(stuck[:5])}, and {name} would hold what was drawn instead frozen; "
-            "take complete weights, or a strategy that trains these"
-        )
-    if stuck:
-        raise RequestError(
-            f"freeze: the head is new ({', '.join(stuck)}) and {name} never trains it; "
-            "add 'head' to freeze.stages, or choose a strategy that trains the head"
-        )
-
-
 def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
     """Do what spares memory or time, where it leaves the plan as it is."""
     if cfg.activation_checkpointing:
@@ -298,16 +235,6 @@ def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
         if cfg.compile not in known:
             raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
         network.compile(backend=cfg.compile)
-
-
-def _refuse_unknown_metric(plan: Plan, module: Training) -> None:
-    """Refuse a strategy that waits for a metric of validation that this objective does not measure."""
-    metrics = ["val/loss", *(f"val/{name}" for name in module.val_metrics)]
-    monitor, name = plan.strategy.monitor, type(plan.strategy).__name__
-    if monitor is not None and monitor not in metrics:
-        raise RequestError(
-            f"freeze: nothing measures '{monitor}', which {name} waits for; {did_you_mean(monitor, metrics)}"
-        )
 
 
 def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, data: ImageData) -> Training:
@@ -337,10 +264,3 @@ def _pairing(data: ImageData, head: Stage) -> str:
 def learning_rate(cfg: DictConfig) -> float:
     """Return the configured learning rate, before schedule and strategy."""
     return float(effective(plain(cfg))["optimizer"].get("lr", 1.0))
-
-
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return a config as plain containers, its interpolations resolved."""
-    tree = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}

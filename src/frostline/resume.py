@@ -6,12 +6,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.config.compose import checked, compose
-from frostline.config.effective import WITHOUT_EFFECT, effective, flatten, is_below
+from frostline.config.effective import WITHOUT_EFFECT, effective, flatten, is_below, plain
 from frostline.config.recorded import recorded_config
 from frostline.config.vocabulary import groups
 from frostline.errors import RequestError
 from frostline.interruption import Continued
-from frostline.prepare import Prepared, Verb, plain, prepare
+from frostline.prepare import Prepared, Verb, prepare
 from frostline.record import Run, Store
 from frostline.run import Outcome, checkpoints, execute
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback
 
+from frostline.config.effective import plain
 from frostline.cost import Meter
 from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
 from frostline.engine import Freezing
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
-from frostline.prepare import Prepared, learning_rate, plain
+from frostline.prepare import Prepared, learning_rate
 from frostline.processes import join, processes_of, rank, told_by_the_first, world
 from frostline.record import RunRecord, Store
 from frostline.run_logger import RunLogger

@@ -5,6 +5,8 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from frostline.config.arguments import Default
 from frostline.config.check import HYDRA_KEYS, join
 from frostline.config.signature import signature_of
@@ -41,6 +43,13 @@ def effective(tree: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: _listed(value) for name, value in defaults.items() if _is_plain(value)}
     own = {name: given[name] for name in given if name in HYDRA_KEYS}
     return own | plain | given
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return a config as plain containers, its interpolations resolved."""
+    tree = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Scalar]:
