@@ -10,7 +10,8 @@ from frostline.errors import RequestError
 from frostline.freeze.full import Full
 from frostline.freeze.phases import Phase, Plateau
 from frostline.freeze.schedule import Schedule
-from frostline.prepare import _refuse_unknown_metric, steps_per_epoch
+from frostline.prepare import steps_per_epoch
+from frostline.refusals import refuse_unknown_metric
 
 
 @pytest.mark.parametrize("limit", [None, 1, 2, 5, 0.5, 1.0])
@@ -31,8 +32,8 @@ def waiting_for(metric: str) -> Rig:
 def test_a_strategy_may_wait_for_what_is_measured_and_for_nothing_else() -> None:
     for metric in ("val/loss", "val/accuracy"):
         rig = waiting_for(metric)
-        _refuse_unknown_metric(rig.plan, rig.module)
+        refuse_unknown_metric(rig.plan, rig.module)
     rig = waiting_for("val/acuracy")
     sentence = "freeze: nothing measures 'val/acuracy', which Schedule waits for; did you mean 'val/accuracy'?"
     with pytest.raises(RequestError, match=re.escape(sentence)):
-        _refuse_unknown_metric(rig.plan, rig.module)
+        refuse_unknown_metric(rig.plan, rig.module)
