@@ -105,6 +105,7 @@ class Interruption(Callback):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._asked = False
+        self._listens = False
         self._epoch = 0
         self._batch = 0
         self._resumed: dict[str, Any] | None = None
@@ -119,8 +120,10 @@ class Interruption(Callback):
             if before[signal.SIGINT] is not signal.SIG_IGN:  # a shell's background job is not to be interrupted
                 signal.signal(signal.SIGINT, self._ask)
             signal.signal(signal.SIGTERM, self._ask)
+            self._listens = True
             yield
         finally:
+            self._listens = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -183,8 +186,10 @@ class Interruption(Callback):
             trainer.logger.save()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on where the checkpoint left off."""
+        """Go on where the checkpoint left off, and take SIGTERM back from Lightning, to which it is a good end."""
         self._go_on(trainer)
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._ask)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do the same where there was nothing left to train."""

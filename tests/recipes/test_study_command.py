@@ -206,16 +206,21 @@ def test_compare_names_the_studies_there_are(workplace: Workplace) -> None:
     assert (said.code, said.err.strip()) == (2, "study 'questoin': MLflow has none of this name; it has question")
 
 
+def newer(since: float) -> list[Path]:
+    """The checkpoints that were written since then."""
+    return [file for file in Path("outputs").glob("*/last.ckpt") if file.stat().st_mtime > since]
+
+
 @pytest.mark.slow
 def test_ctrl_c_and_a_killed_process_leave_a_study_that_goes_on(workplace: Workplace) -> None:
     """Both ends in one study, because starting a process takes seconds: first SIGKILL, then Ctrl-C, then the rest."""
     folder = study(pretrain=None, base=[*TINY, "data.digits=[3,4]", "trainer.max_epochs=60"], seeds=[0])
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
-        count = len(list(Path("outputs").glob("*")))
+        begun = time.time()
         with subprocess.Popen(start("study", folder), env=environment(), text=True, stderr=subprocess.PIPE,
                               stdout=subprocess.PIPE) as process:  # fmt: skip
             try:
-                wait_for(lambda before=count: len(list(Path("outputs").glob("*/last.ckpt"))) > before, process)
+                wait_for(lambda since=begun: newer(since), process)
                 time.sleep(0.2)
                 os.kill(process.pid, number)
                 process.communicate(timeout=60)
