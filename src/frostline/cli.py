@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from frostline.commands import runs, studies, training
 from frostline.commands.arguments import speaks
-from frostline.errors import IntegrityError, RequestError
+from frostline.errors import IntegrityError, ProcessError, RequestError
 
 HELP = """Frostline plans, runs, proves and compares freeze strategies for transfer learning.
 
@@ -52,7 +52,11 @@ def main() -> NoReturn:
     except KeyboardInterrupt as interruption:
         print(f"interrupted; {interruption or 'nothing was being trained'}", file=sys.stderr)
         code = 130
-    except (FloatingPointError, IntegrityError) as error:  # training went wrong; the record holds the traceback
+    except (
+        FloatingPointError,
+        IntegrityError,
+        ProcessError,
+    ) as error:  # training went wrong; the record holds the traceback
         print(error, file=sys.stderr)
         code = 1
     except Exception:

@@ -47,5 +47,9 @@ class WeightsError(RequestError):
     """Weights cannot be read, or do not fit the network they were asked to fill."""
 
 
+class ProcessError(RuntimeError):
+    """A process of a run that has several ended before its time."""
+
+
 class IntegrityError(RuntimeError):
     """Something that was declared frozen has changed; the run cannot be believed."""

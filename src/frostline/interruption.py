@@ -21,6 +21,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from frostline.errors import RequestError
 from frostline.processes import anyone, everyones
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -63,7 +64,7 @@ class Continued:
         folder.mkdir(parents=True, exist_ok=True)
         if (best := self.folder / BEST).exists() and self.folder != folder:
             shutil.copy(best, folder / BEST)
-        checkpoint = torch.load(self.folder / LAST, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(self.folder / LAST)
         for state in (state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint")):
             state.update(_moved(state, str(folder.resolve())))
         if "freeze" in self.anew:
@@ -85,9 +86,24 @@ def _in(folder: str, path: str) -> str:
     return str(Path(folder) / Path(path).name) if path else ""
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in it is run.
+
+    Raises:
+        RequestError: It is broken, or none of a run of this program.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file raises anything at all
+        raise RequestError(f"{path} is truncated or no checkpoint; remove it to begin the run anew") from error
+    if not isinstance(checkpoint, dict) or OURS not in checkpoint:
+        raise RequestError(f"{path} is no checkpoint of a run that can be resumed; remove it to begin the run anew")
+    return checkpoint
+
+
 def position(checkpoint: Path) -> dict[str, int]:
     """Return the epoch, and the batch in it, that a checkpoint goes on with."""
-    where: dict[str, int] = torch.load(checkpoint, map_location="cpu", weights_only=True)[OURS]["position"]
+    where: dict[str, int] = read_checkpoint(checkpoint)[OURS]["position"]
     return where
 
 

@@ -16,14 +16,10 @@ from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 from typing import Any
 
-from frostline.errors import IntegrityError, RequestError
+from frostline.errors import IntegrityError, ProcessError, RequestError
 
 GRACE = 30.0
 """Seconds that the other processes have to end when one has."""
-
-
-class ProcessError(RuntimeError):
-    """A process of a run ended before its time."""
 
 
 def launch(task: Mapping[str, Any], *, processes: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from frostline.config.effective import WITHOUT_EFFECT, effective, flatten, is_be
 from frostline.config.recorded import recorded_config
 from frostline.config.vocabulary import groups
 from frostline.errors import RequestError
-from frostline.interruption import Continued
+from frostline.interruption import LAST, Continued, read_checkpoint
 from frostline.prepare import Prepared, Verb, prepare
 from frostline.record import Run, Store
 from frostline.run import Outcome, checkpoints, execute
@@ -41,7 +41,10 @@ def resume(store: Store, run_id: str, overrides: Sequence[str], *, fork: bool) -
             "\n  ".join([f"run {run_id} was begun with another request:", *different])
             + "\nresume it as it was, or add fork=true to go on from there as a new run"
         )
-    continued = Continued(run_id=None if fork else run_id, folder=checkpoints(store, run_id), anew=_groups(different))
+    folder = checkpoints(store, run_id)
+    if (folder / LAST).exists():
+        read_checkpoint(folder / LAST)  # what is broken is told before the record is opened again
+    continued = Continued(run_id=None if fork else run_id, folder=folder, anew=_groups(different))
     return execute(prepared, store, tags={"forked_from": run_id} if fork else {}, continued=continued)
 
 

@@ -89,6 +89,22 @@ def test_what_may_not_be_resumed_is_told_and_can_be_forked_t39(workplace: Workpl
     )
 
 
+def test_a_broken_checkpoint_is_told_and_without_any_the_run_begins_anew(workplace: Workplace) -> None:
+    run_id = workplace.train("finetune", "data.digits=[3,4]")
+    before = workplace.artifact(run_id, "predictions.csv")
+    workplace.store.client.set_terminated(run_id, "KILLED")
+    (file,) = workplace.folder.glob(f"mlruns/{run_id}/artifacts/checkpoints/last.ckpt")
+    file.write_bytes(file.read_bytes()[:1000])
+    said = workplace.frostline("resume", run_id)
+    assert said.code == 2
+    assert said.err.strip().endswith("last.ckpt is truncated or no checkpoint; remove it to begin the run anew")
+    assert workplace.store.run(run_id).info.status == "KILLED"
+    file.unlink()
+    again = workplace.frostline("resume", run_id)
+    assert again.code == 0, again.err
+    assert workplace.artifact(run_id, "predictions.csv") == before
+
+
 def test_unknown_runs_and_foreign_code_are_refused(workplace: Workplace) -> None:
     workplace.train("finetune", "data.digits=[3,4]")
     said = workplace.frostline("resume", "0" * 32)
