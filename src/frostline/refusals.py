@@ -72,6 +72,11 @@ def refuse_random_parts(plan: Plan, new: set[str]) -> None:
             f"init_from: the weights lack {', '.join(stuck[:5])}, and {name} would hold what was drawn instead frozen; "
             "take complete weights, or a strategy that trains these"
         )
+    if stuck and plan.strategy.reestimates is not None:
+        raise RequestError(
+            f"freeze: the head is new ({', '.join(stuck)}) and {name} trains nothing; "
+            "carry weights whose head has these classes, or choose a strategy that trains"
+        )
     if stuck:
         raise RequestError(
             f"freeze: the head is new ({', '.join(stuck)}) and {name} never trains it; "

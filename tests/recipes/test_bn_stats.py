@@ -27,6 +27,15 @@ def test_only_statistics_move_and_the_audit_says_so(workplace: Workplace) -> Non
     assert "train/loss" not in metrics
 
 
+def test_a_new_head_is_refused(workplace: Workplace) -> None:
+    said = workplace.frostline("plan", "model=resnet20", "data=digits", "freeze=bn_stats")
+    assert (said.code, said.err.strip()) == (
+        2,
+        "freeze: the head is new (linear.bias, linear.weight) and BnStats trains nothing; carry weights whose head has "
+        "these classes, or choose a strategy that trains",
+    )
+
+
 def test_a_network_without_statistics_is_refused(workplace: Workplace) -> None:
     said = workplace.frostline(
         "plan", "model=torchvision", "model.name=alexnet", "model.weights=null", "data=digits", "freeze=bn_stats",
