@@ -30,7 +30,7 @@ def launch(task: Mapping[str, Any], *, processes: int) -> dict[str, Any]:
         processes: How many.
 
     Raises:
-        ProcessError: One of them failed; the record holds the traceback of the first.
+        ProcessError: One of them failed; the record holds the traceback of the first process.
         KeyboardInterrupt: A person interrupted, and all have stopped at the same step.
     """
     with TemporaryDirectory() as name:
@@ -81,20 +81,35 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _result(folder: Path, codes: Sequence[int | None]) -> dict[str, Any]:
-    """Return what the first process wrote, or raise what it raised."""
-    file = folder / "result.json"
-    result: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    if result.get("error") == "KeyboardInterrupt" or codes[0] == 130:
-        raise KeyboardInterrupt(result.get("message", ""))
+    """Return what the first process came to, or raise why the one that failed before the others did."""
+    told = [_told(folder / f"rank{rank}.json") for rank in range(len(codes))]
+    if told[0].get("error") == "KeyboardInterrupt" or codes[0] == 130:
+        raise KeyboardInterrupt(told[0].get("message", ""))
+    if not any(codes):
+        return told[0]
+    rank = _first_to_fail(told, codes)
     kinds: dict[str, type[Exception]] = {"RequestError": RequestError, "IntegrityError": IntegrityError}
-    if "error" in result and result["error"] in kinds:
-        raise kinds[result["error"]](result["message"])
-    if any(codes) or "error" in result:
-        rank = next((rank for rank, code in enumerate(codes) if rank and code), 0)
-        said = (folder / f"rank{rank}.txt").read_text(errors="replace").strip().splitlines()[-3:]
-        reason = result.get("message") or " / ".join(said)
-        raise ProcessError(f"process {rank} of {len(codes)} ended with code {codes[rank]}: {reason}")
-    return result
+    if told[rank].get("error") in kinds:
+        raise kinds[told[rank]["error"]](told[rank]["message"])
+    reason = told[rank].get("message") or _last_words(folder / f"rank{rank}.txt")
+    raise ProcessError(f"process {rank} of {len(codes)} ended with code {codes[rank]}: {reason}")
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """Return what a process wrote at its end; one that was killed wrote nothing."""
+    told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return told
+
+
+def _first_to_fail(told: Sequence[Mapping[str, Any]], codes: Sequence[int | None]) -> int:
+    """Return whose failure the others only followed, when they lost their connection to it."""
+    failed = [rank for rank, code in enumerate(codes) if code]
+    return min(failed, key=lambda rank: told[rank].get("failed_at", 0.0))
+
+
+def _last_words(file: Path) -> str:
+    """Return the end of what a process wrote to its standard error, which is the terminal for the first."""
+    return " / ".join(file.read_text(errors="replace").strip().splitlines()[-3:]) or "it said nothing"
 
 
 def _free_port() -> int:

@@ -13,7 +13,7 @@ from frostline.errors import IntegrityError, RequestError
 
 
 def main() -> None:
-    """Train along with the other processes; the first one writes what the run came to, or why it failed."""
+    """Train along with the other processes, and write what the run came to, or when and why it failed."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the parent runs in the background
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     sys.path.insert(0, str(Path.cwd()))
@@ -24,11 +24,8 @@ def main() -> None:
         told, code = {"error": "KeyboardInterrupt", "message": str(interruption)}, 130
     except Exception as error:
         kind = next((k.__name__ for k in (RequestError, IntegrityError) if isinstance(error, k)), type(error).__name__)
-        told, code = {"error": kind, "message": str(error)}, 1
-    if os.environ["RANK"] == "0":
-        (folder / "result.json").write_text(json.dumps(told))
-    elif code == 1:
-        sys.stderr.write(f"{told['message']}\n")
+        told, code = {"error": kind, "message": str(error) or kind, "failed_at": time.monotonic()}, 1
+    (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(told))
     sys.exit(code)
 
 
