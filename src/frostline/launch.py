@@ -92,7 +92,14 @@ def _result(folder: Path, codes: Sequence[int | None]) -> dict[str, Any]:
     if told[rank].get("error") in kinds:
         raise kinds[told[rank]["error"]](told[rank]["message"])
     reason = told[rank].get("message") or _last_words(folder / f"rank{rank}.txt")
-    raise ProcessError(f"process {rank} of {len(codes)} ended with code {codes[rank]}: {reason}")
+    raise ProcessError(f"process {rank} of {len(codes)} {_end_of(codes[rank])}: {reason}")
+
+
+def _end_of(code: int | None) -> str:
+    """Say how a process ended, as a person would."""
+    if code is None:
+        return "did not end with the others"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def _told(file: Path) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class Store:
         Raises:
             RequestError: The store cannot be reached, or the experiment is not there and is not to be created.
         """
+        if not create:
+            _refuse_an_absent_file(tracking.resolved)
         client = _client(tracking.resolved)
         found = _experiment(client, experiment)
         if found is None and not create:
@@ -132,6 +134,7 @@ class Store:
         Raises:
             RequestError: The store cannot be reached, or has no such run.
         """
+        _refuse_an_absent_file(tracking.resolved)
         client = _client(tracking.resolved)
         try:
             return cls(client=client, experiment_id=client.get_run(run_id).info.experiment_id)
@@ -296,6 +299,13 @@ def _client(uri: str) -> MlflowClient:
     if chosen is not None:
         os.environ[_URI] = chosen
     return _connected(uri)
+
+
+def _refuse_an_absent_file(uri: str) -> None:
+    """MLflow would create the file of a store that is only to be read."""
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).exists():
+        raise RequestError(f"tracking.uri: there is no store at {file}; is this the folder where it was made?")
 
 
 @cache

@@ -16,22 +16,20 @@ from frostline.record import Run, Store
 from frostline.run import Outcome, checkpoints, execute
 
 
-def resume(store: Store, run_id: str, overrides: Sequence[str], *, fork: bool) -> Outcome:
+def resume(store: Store, run: Run, overrides: Sequence[str], *, fork: bool) -> Outcome:
     """Let an interrupted run go on.
 
     Args:
         store: The store that holds it.
-        run_id: Its id.
+        run: The run, one that `interrupted` returned.
         overrides: Changes to its config. Nothing that the result depends on may change, unless it is forked.
         fork: Whether to go on as a new run, whose config may differ; what is changed of optimizer, schedule or strategy
             starts anew.
 
     Raises:
-        RequestError: The run has finished or is running, or what it depends on has changed.
+        RequestError: What the run depends on has changed, or its checkpoint is broken.
     """
-    store.bury_the_dead()
-    run = store.run(run_id)
-    _refuse_what_was_not_interrupted(run, fork=fork)
+    run_id = run.info.run_id
     verb: Verb = "pretrain" if run.data.tags["frostline.phase"] == "pretrain" else "finetune"
     recorded = recorded_config(store.read(run_id, "config.yaml"), verb)
     prepared = prepare(_changed(recorded, verb, overrides), verb, store)
@@ -46,16 +44,6 @@ def resume(store: Store, run_id: str, overrides: Sequence[str], *, fork: bool) -
         read_checkpoint(folder / LAST)  # what is broken is told before the record is opened again
     continued = Continued(run_id=None if fork else run_id, folder=folder, anew=_groups(different))
     return execute(prepared, store, tags={"forked_from": run_id} if fork else {}, continued=continued)
-
-
-def _refuse_what_was_not_interrupted(run: Run, *, fork: bool) -> None:
-    status, run_id, phase = run.info.status, run.info.run_id, run.data.tags.get("frostline.phase")
-    if phase not in ("pretrain", "finetune"):
-        raise RequestError(f"run {run_id}: is a {phase}, not a training run; `frostline study` goes on with a study")
-    if status == "RUNNING":
-        raise RequestError(f"run {run_id}: process {run.data.tags.get('frostline.pid')} is running it")
-    if status == "FINISHED" and not fork:
-        raise RequestError(f"run {run_id}: has finished; fork=true trains on from its end, with other settings")
 
 
 def _changed(recorded: DictConfig, verb: str, overrides: Sequence[str]) -> DictConfig:

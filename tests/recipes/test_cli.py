@@ -273,6 +273,7 @@ def test_help_answers_in_under_a_second_without_torch(arguments: str, tmp_path: 
             "experiment_name: sqlite:///{cwd}/mlflow.db has no experiment 'mine'; "
             "run a study first, or point tracking.uri at the store that has it",
         ),
+        ("resume 00000000000000000000000000000000 fork=maybe", "fork: is true or false, not maybe"),
         (
             "finetune data.shots=0 optimizer.lr=fast",
             "2 problem(s) in the config:\n  data.shots: should be greater than 0, got 0\n"
@@ -313,6 +314,14 @@ def test_a_wrong_request_gets_its_sentence(arguments: str, sentence: str, workpl
     assert (said.code, said.out) == (2, "")
     assert said.err.strip().startswith(sentence.format(cwd=workplace.folder))
     assert workplace.runs() == []
+
+
+@pytest.mark.parametrize("request_", ["compare nowhere", f"resume {'0' * 32}", f"wise_ft {'0' * 32}", "soup nowhere"])
+def test_reading_a_store_that_is_not_there_does_not_create_it(request_: str, workplace: Workplace) -> None:
+    lost = workplace.folder / "lost.db"
+    said = workplace.frostline(*request_.split(), f"tracking.uri=sqlite:///{lost}")
+    sentence = f"tracking.uri: there is no store at {lost}; is this the folder where it was made?"
+    assert (said.code, said.err.strip(), lost.exists()) == (2, sentence, False)
 
 
 @pytest.mark.parametrize(

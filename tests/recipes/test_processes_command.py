@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from test_cli import LAST_LINE, environment, start, wait_for
@@ -74,6 +75,45 @@ def test_ctrl_c_stops_all_processes_at_one_step_and_the_run_can_be_resumed(workp
     whole_id = whole.stdout.split()[1]
     weights = [workplace.store.fetch(i, "weights.safetensors").read_bytes() for i in (run.info.run_id, whole_id)]
     assert weights[0] == weights[1]
+
+
+BROKEN = """
+import os
+import signal
+
+from frostline.objectives.classification import Classification
+
+
+class Broken(Classification):
+    def loss(self, outputs, batch):
+        if os.environ["RANK"] == "{rank}":
+            {fault}
+        return super().loss(outputs, batch)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("fault", "end"),
+    [
+        ("raise ValueError('the fault')", "ended with code 1: the fault"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+    ],
+)
+def test_the_process_that_failed_first_is_told_of_and_none_is_left(
+    rank: int, fault: str, end: str, workplace: Workplace
+) -> None:
+    (workplace.folder / "broken.py").write_text(BROKEN.format(rank=rank, fault=fault))
+    own = ("~objective.loss", "objective._target_=broken.Broken", "data.digits=[3,4]")
+    said = ended(*start("finetune", *DDP, *own), cwd=workplace.folder)
+    assert said.returncode == 1
+    assert f"process {rank} of 2 {end}" in said.stderr.splitlines()[-1]
+    (run,) = workplace.runs()
+    assert run.info.status in ("FAILED", "KILLED") if fault.startswith("raise") or rank else "RUNNING"
+    left = subprocess.run(("pgrep", "-f", "frostline.rank"), text=True, capture_output=True, check=False).stdout
+    started = [pid for pid in left.split() if str(workplace.folder) in Path(f"/proc/{pid}/environ").read_text()]
+    assert started == []
 
 
 def test_what_no_group_of_processes_can_do_is_refused_t35(workplace: Workplace) -> None:

@@ -10,10 +10,17 @@ from frostline.errors import RequestError
 def resume(arguments: list[str]) -> int:
     """Go on with an interrupted run."""
     run_id, overrides = first_argument(arguments, "resume", "RUN_ID")
-    store, rest = _store_holding(run_id, overrides)
+    forks = [o for o in overrides if o.startswith("fork=")]
+    if unknown := set(forks) - {"fork=true", "fork=false"}:
+        raise RequestError(f"fork: is true or false, not {unknown.pop().removeprefix('fork=')}")
+    store, rest = _store_holding(run_id, [o for o in overrides if o not in forks])
+    from frostline.interrupted import interrupted
+
+    fork = "fork=true" in forks
+    run = interrupted(store, run_id, fork=fork)
     from frostline.resume import resume
 
-    outcome = resume(store, run_id, [o for o in rest if o != "fork=true"], fork="fork=true" in rest)
+    outcome = resume(store, run, rest, fork=fork)
     print_end(outcome.run_id, outcome.metrics)
     return 0
 

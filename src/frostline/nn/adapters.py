@@ -59,11 +59,12 @@ def attach(
         What was added, and the same stages with the added parameters in them, as `Role.ADAPTER`.
 
     Raises:
-        RequestError: peft is not installed, or no layer can be adapted.
+        RequestError: peft is not installed, no layer can be adapted, or the rank is above that of every layer.
     """
     targets = _targets(network, stages, adapter, set(watch(network, example).first))
     if not targets:
         raise RequestError(_nothing(adapter))
+    _refuse_a_rank_that_is_no_saving(network, targets, adapter)
     attached = Attached(adapter=adapter, targets=targets)
     inject(network, attached, seed=seed)
     return attached, _with_added(network, stages)
@@ -139,6 +140,15 @@ def _tied(network: nn.Module) -> set[nn.Module]:
     for name in names:
         (twice if name in seen else seen).add(name)
     return {m for m in network.modules() if any(id(p) in twice for p in m.parameters(recurse=False))}
+
+
+def _refuse_a_rank_that_is_no_saving(network: nn.Module, targets: Sequence[str], adapter: Adapter) -> None:
+    weights = [network.get_submodule(name).get_parameter("weight") for name in targets]
+    highest = max(min(weight.flatten(1).shape) for weight in weights)
+    if adapter.method != "ia3" and adapter.rank > highest:
+        raise RequestError(
+            f"freeze.rank: no adapted layer has a rank above {highest}, so {adapter.rank} is no low rank; choose less"
+        )
 
 
 def _nothing(adapter: Adapter) -> str:

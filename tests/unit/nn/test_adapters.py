@@ -211,6 +211,15 @@ def test_nothing_to_adapt_is_said(adapter: Adapter, sentence: str) -> None:
     assert str(error.value) == f"{sentence} that it can adapt; choose other layers or a strategy"
 
 
+def test_a_rank_above_that_of_every_layer_is_refused() -> None:
+    adapted(Pair, Adapter(method="lora", rank=2))
+    with pytest.raises(
+        RequestError, match=r"freeze.rank: no adapted layer has a rank above \d+, so 999 is no low rank"
+    ):
+        adapted(Pair, Adapter(method="dora", rank=999))
+    adapted(Pair, Adapter(method="ia3", rank=999))  # it has none
+
+
 def test_without_peft_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(RequestError) as error:
