@@ -155,7 +155,8 @@ class Freezing(Callback):
         )
         signals = strategy.signals(looked, {n: p.detach() for n, p in self._free.items()}, places)
         scales = strategy.decide(signals, places, past)
-        if strategy.fresh_state and scales != (past[-1].scales if past else None):
+        before = past[-1].scales if past else dict.fromkeys(scales, 1.0)
+        if strategy.fresh_state == "decision" or (strategy.fresh_state == "change" and scales != before):
             for optimizer in trainer.optimizers:
                 optimizer.state.clear()
         self.plan = replace(self.plan, decisions=(*past, Decision(step=moment, signals=signals, scales=scales)))

@@ -65,11 +65,14 @@ class Continued:
         if (best := self.folder / BEST).exists() and self.folder != folder:
             shutil.copy(best, folder / BEST)
         checkpoint = read_checkpoint(self.folder / LAST)
-        for state in (state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint")):
-            state.update(_moved(state, str(folder.resolve())))
+        for key in [key for key in checkpoint["callbacks"] if key.startswith("ModelCheckpoint")]:
+            if best.exists():
+                checkpoint["callbacks"][key].update(_moved(checkpoint["callbacks"][key], str(folder.resolve())))
+            else:  # a finished run has left it; the fork chooses among its own epochs
+                checkpoint["callbacks"].pop(key)
         if "freeze" in self.anew:
             checkpoint["callbacks"].pop("Freezing", None)
-        if not self.anew.isdisjoint({"optimizer", "scheduler"}):
+        if not self.anew.isdisjoint({"freeze", "optimizer", "scheduler"}):
             checkpoint |= {"optimizer_states": [], "lr_schedulers": []}
         torch.save(checkpoint, folder / "start.ckpt")
         return folder / "start.ckpt"
@@ -138,6 +141,8 @@ class Interruption(Callback):
             signal.signal(signal.SIGTERM, self._ask)
             self._listens = True
             yield
+            if anyone(self._asked):  # after the last step at which it could stop
+                raise KeyboardInterrupt
         finally:
             self._listens = False
             for number, handler in before.items():
@@ -219,7 +224,8 @@ class Interruption(Callback):
         if trainer.logger is not None and self._resumed["metrics"]:
             trainer.logger.log_metrics(self._resumed["metrics"], step=self._resumed["metrics_step"])
         self._waiting, self._within = self._resumed["metrics"], not self._resumed["metrics"]
-        _restore_random(self._resumed["random"][trainer.global_rank])
+        for states in self._resumed["random"][trainer.global_rank :][:1]:  # a fork may have more processes
+            _restore_random(states)
         self._resumed = None
 
     def on_load_checkpoint(
@@ -242,6 +248,8 @@ def _step_ends(trainer: pl.Trainer, batches: int) -> bool:
 
 def _validation_follows(trainer: pl.Trainer, batches: int) -> bool:
     every = trainer.val_check_batch
+    if trainer.check_val_every_n_epoch is None:  # then the interval does not begin anew with each epoch
+        batches += trainer.current_epoch * int(trainer.num_training_batches)
     return trainer.is_last_batch or (isinstance(every, int | float) and every < float("inf") and batches % every == 0)
 
 
@@ -262,4 +270,5 @@ def _restore_random(states: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):  # here may be fewer
+            torch.cuda.set_rng_state(state, device)

@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
@@ -37,11 +38,13 @@ def launch(task: Mapping[str, Any], *, processes: int) -> dict[str, Any]:
         folder = Path(name)
         (folder / "task.json").write_text(json.dumps(task))
         port = _free_port()
-        started = [_start(folder, rank, processes, port) for rank in range(processes)]
-        try:
-            codes = _wait(started)
-        finally:
-            _end(started)
+        started: list[subprocess.Popen[bytes]] = []
+        with _handing_on_interrupts(started):
+            try:
+                started.extend(_start(folder, rank, processes, port) for rank in range(processes))
+                codes = _wait(started)
+            finally:
+                _end(started)
         return _result(folder, codes)
 
 
@@ -58,19 +61,32 @@ def _start(folder: Path, rank: int, processes: int, port: int) -> subprocess.Pop
 
 
 def _wait(started: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
-    """Wait until all have ended, or until the others have had time to when one has failed; hand Ctrl-C on."""
+    """Wait until all have ended, or until the others have had time to when one has failed."""
     failed: float | None = None
     while any(process.poll() is None for process in started):
         if failed is None and any(process.poll() for process in started):
             failed = monotonic()
         if failed is not None and monotonic() - failed > GRACE:
             break
-        try:
-            sleep(0.05)
-        except KeyboardInterrupt:
-            for process in started:
-                process.send_signal(signal.SIGINT)
+        sleep(0.05)
     return [process.poll() for process in started]
+
+
+@contextmanager
+def _handing_on_interrupts(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Let Ctrl-C, and SIGTERM, stop the processes, which write a checkpoint; this one waits for them."""
+
+    def hand_on(*_: object) -> None:
+        for process in started:
+            process.send_signal(signal.SIGINT)
+
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, hand_on) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -83,7 +99,7 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
 def _result(folder: Path, codes: Sequence[int | None]) -> dict[str, Any]:
     """Return what the first process came to, or raise why the one that failed before the others did."""
     told = [_told(folder / f"rank{rank}.json") for rank in range(len(codes))]
-    if told[0].get("error") == "KeyboardInterrupt" or codes[0] == 130:
+    if not {130, -signal.SIGINT}.isdisjoint(codes):
         raise KeyboardInterrupt(told[0].get("message", ""))
     if not any(codes):
         return told[0]

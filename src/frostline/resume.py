@@ -1,6 +1,7 @@
 """An interrupted run goes on under its own id as if it had never stopped, or as another run from where it stopped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -39,11 +40,23 @@ def resume(store: Store, run: Run, overrides: Sequence[str], *, fork: bool) -> O
             "\n  ".join([f"run {run_id} was begun with another request:", *different])
             + "\nresume it as it was, or add fork=true to go on from there as a new run"
         )
-    folder = checkpoints(store, run_id)
-    if (folder / LAST).exists():
-        read_checkpoint(folder / LAST)  # what is broken is told before the record is opened again
-    continued = Continued(run_id=None if fork else run_id, folder=folder, anew=_groups(different))
+    folder, anew = checkpoints(store, run_id), _groups(different)
+    if (folder / LAST).exists():  # what is broken or does not fit is told before the record is opened again
+        _refuse_what_does_not_fit(read_checkpoint(folder / LAST), prepared, run_id, anew)
+    continued = Continued(run_id=None if fork else run_id, folder=folder, anew=anew)
     return execute(prepared, store, tags={"forked_from": run_id} if fork else {}, continued=continued)
+
+
+def _refuse_what_does_not_fit(
+    checkpoint: Mapping[str, Any], prepared: Prepared, run_id: str, anew: Collection[str]
+) -> None:
+    way_out = f"begin a new run with init_from={run_id} once that one has finished, or leave it as it was"
+    if "data" in anew:
+        raise RequestError(f"data: a fork goes on at a place in the data that the run was begun with; {way_out}")
+    if checkpoint["state_dict"].keys() != prepared.module.state_dict().keys():
+        raise RequestError(
+            f"{min(anew, default='model')}: gives the network other tensors than the checkpoint holds; {way_out}"
+        )
 
 
 def _changed(recorded: DictConfig, verb: str, overrides: Sequence[str]) -> DictConfig:

@@ -1,7 +1,6 @@
 """One run, from all that was prepared to a closed record, in the order in which things happen."""
 
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -100,6 +99,7 @@ def _record(
         freezing = Freezing(prepared.network, prepared.plan)
         meter = Meter(freezing)
         folder = _folder(record.run_id)
+        ended = False
         try:
             start = continued.checkpoint_in(folder) if continued else None
             told_by_the_first((record.run_id, str(start or "")))
@@ -112,11 +112,12 @@ def _record(
                 logger=RunLogger(record),
                 start=start,
             )
+            ended = True
         finally:
             results = meter.metrics() | freezing.metrics()
             record.metrics(results, step=prepared.module.global_step)
             record_course(freezing, record, lr=learning_rate(prepared.cfg))
-            _keep_checkpoints(record, folder)
+            _keep_checkpoints(record, folder, ended=ended)
         record_results(prepared, record)
     return Outcome(run_id=record.run_id, metrics=measured | results)
 
@@ -138,9 +139,11 @@ def _folder(run_id: str) -> Path:
     return Path("outputs") / run_id
 
 
-def _keep_checkpoints(record: RunRecord, folder: Path) -> None:
-    """Hand over to the record what the run can be resumed from, wherever it goes on; after its end, the last alone."""
-    ended = sys.exc_info()[0] is None  # then the best one's weights are the run's
+def _keep_checkpoints(record: RunRecord, folder: Path, *, ended: bool) -> None:
+    """Hand over to the record what the run can be resumed from, wherever it goes on.
+
+    After its end that is the last one alone: the weights of the best are the run's.
+    """
     for file in (folder / name for name in ((LAST,) if ended else (LAST, BEST))):
         if file.exists():
             with record.artifact(f"{KEPT}/{file.name}") as path:

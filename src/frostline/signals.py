@@ -25,11 +25,15 @@ class Sums:
         self.totals: dict[str, Tensor] = {}
 
     def add(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Add the gradients as they are now; what is frozen has none."""
-        for name, parameter in parameters.items():
-            if parameter.grad is not None:
-                gradient = parameter.grad.detach()
-                self.totals[name] = self.totals[name] + gradient if name in self.totals else gradient.clone()
+        """Add the gradients as they are now; what is frozen has none.
+
+        A step that overflowed in half precision is not taken, and its gradients, which are not finite, do not count.
+        """
+        gradients = {name: p.grad.detach() for name, p in parameters.items() if p.grad is not None}
+        taken = torch.nn.utils.get_total_norm(gradients.values()).isfinite()
+        for name, gradient in gradients.items():
+            before = self.totals.get(name, torch.zeros_like(gradient))
+            self.totals[name] = before.to(gradient.device) + torch.where(taken, gradient, 0)
 
     def take(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """Return the sums, zero for what had no gradient, and begin anew."""
@@ -57,8 +61,10 @@ def _own(
     for batch in _batches(trainer, wanted):
         with trainer.precision_plugin.forward_context():
             loss = module.loss(batch)
-        found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True, allow_unused=True)
-        yield dict(zip(parameters, found, strict=True))
+        scaler = getattr(trainer.precision_plugin, "scaler", None)  # in half precision, small gradients would be 0
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        found = torch.autograd.grad(loss * scale, list(parameters.values()), materialize_grads=True, allow_unused=True)
+        yield {name: gradient / scale for name, gradient in zip(parameters, found, strict=True)}
 
 
 def _shared(trainer: pl.Trainer, gradients: Iterator[Gradients], wanted: Probe) -> Iterator[Gradients]:

@@ -78,7 +78,7 @@ def train_and_test(
     with _interruptible():
         if prepared.plan.strategy.reestimates is not None:
             with freezing.audit.all_held("re-estimation"), meter.measuring():
-                _reestimate(prepared, prepared.plan.strategy.reestimates)
+                _reestimate(prepared, trainer.strategy.root_device, prepared.plan.strategy.reestimates)
             return _measure(prepared, trainer)
         with interruption.listening():
             trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
@@ -90,10 +90,10 @@ def train_and_test(
     return measured
 
 
-def _reestimate(prepared: Prepared, pseudo_count: float) -> None:
+def _reestimate(prepared: Prepared, device: torch.device, pseudo_count: float) -> None:
     """Take the statistics of normalisation layers from the training split, as evaluation shows it."""
-    batches = (batch.inputs for batch in prepared.data.reference_dataloader())
-    reestimate(prepared.network, batches, pseudo_count=pseudo_count)
+    batches = (batch.inputs.to(device) for batch in prepared.data.reference_dataloader())
+    reestimate(prepared.network.to(device), batches, pseudo_count=pseudo_count)
 
 
 def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:

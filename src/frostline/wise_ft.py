@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from frostline.dossier import record_results
+from frostline.errors import RequestError
 from frostline.record import RunRecord, Store
 from frostline.training import quiet
 from frostline.weight_space import Finished, Scorer, finished, mixture
@@ -46,8 +47,13 @@ def wise_ft(store: Store, run_id: str, *, steps: int = 11) -> Interpolated:
         steps: Points on the path, both ends among them.
 
     Raises:
-        RequestError: There is no such finished run, or its start cannot be rebuilt.
+        RequestError: There is no such finished run, its start cannot be rebuilt, or the path has too few or too many
+            points.
     """
+    if not 2 <= steps <= 101:
+        raise RequestError(
+            f"steps: a path has both its ends and at most a point for each percent, 2 to 101; got {steps}"
+        )
     run = finished(store, run_id)
     held = _head_was_new(run)
     start = {**run.start, **{name: run.end[name] for name in _head(run)}} if held else run.start

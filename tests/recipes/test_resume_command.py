@@ -74,6 +74,14 @@ def test_what_may_not_be_resumed_is_told_and_can_be_forked_t39(workplace: Workpl
         "  optimizer.lr: 0.01 then, 0.5 now",
         "resume it as it was, or add fork=true to go on from there as a new run",
     ]
+    for change, sentence in {
+        "freeze=lora": "freeze: gives the network other tensors than the checkpoint holds",
+        "data.digits=[3,4,5]": "data: a fork goes on at a place in the data that the run was begun with",
+    }.items():
+        said = workplace.frostline("resume", run_id, change, "fork=true")
+        way_out = f"; begin a new run with init_from={run_id} once that one has finished, or leave it as it was"
+        assert (said.code, said.err.strip()) == (2, sentence + way_out)
+    assert workplace.frostline("resume", run_id, "freeze=auto_rgn", "fork=true").code == 0  # another partition
     forked = workplace.frostline("resume", run_id, "optimizer.lr=0.5", "freeze=head", "fork=true")
     assert forked.code == 0, forked.err
     assert forked.run_id != run_id
@@ -87,6 +95,13 @@ def test_what_may_not_be_resumed_is_told_and_can_be_forked_t39(workplace: Workpl
         2,
         f"run {forked.run_id}: has finished; fork=true trains on from its end, with other settings",
     )
+
+
+def test_a_fork_of_a_finished_run_trains_on_and_chooses_among_its_own_epochs(workplace: Workplace) -> None:
+    run_id = workplace.train("finetune", "data.digits=[3,4]", "optimizer.lr=0.3", "trainer.max_epochs=3")
+    forked = workplace.frostline("resume", run_id, "fork=true", "trainer.max_epochs=4", "optimizer.lr=1.0")
+    assert forked.code == 0, forked.err
+    assert workplace.store.run(forked.run_id).data.metrics["best/epoch"] == 3
 
 
 def test_a_broken_checkpoint_is_told_and_without_any_the_run_begins_anew(workplace: Workplace) -> None:

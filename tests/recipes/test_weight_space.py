@@ -97,7 +97,10 @@ def test_soups_of_a_studys_runs_are_the_means_of_one_starts_weights_t28(workplac
     [
         (("soup", "nothing"), "study 'nothing': none of its runs has finished; run `frostline study` first"),
         (("soup", "nothing", "arms=full"), "arms: soup takes arm"),
-        (("wise_ft", "{run}", "steps=1"), "steps: the path has two ends, so 2 points or more; got 1"),
+        (
+            ("wise_ft", "{run}", "steps=1"),
+            "steps: a path has both its ends and at most a point for each percent, 2 to 101; got 1",
+        ),
         (("wise_ft", "{run}", "step=5"), "step: wise_ft takes steps"),
     ],
 )

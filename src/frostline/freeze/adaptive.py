@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,12 +32,15 @@ class Probe:
 class Adaptive(FreezeStrategy):
     """A strategy that decides from gradients, at moments that are fixed beforehand, and holds to each decision.
 
-    Decisions are part of the checkpoint: a resumed run takes none again. Where a decision changes a learning rate, the
-    optimizer's state is dropped if `fresh_state` says so.
+    Decisions are part of the checkpoint: a resumed run takes none again.
     """
 
     grain: ClassVar[Grain] = "tensor"
-    fresh_state: ClassVar[bool] = False
+
+    @property
+    def fresh_state(self) -> Literal["never", "change", "decision"]:
+        """When the optimizer's state is dropped: where a decision changes a factor, or with each decision."""
+        return "never"
 
     @property
     def probe(self) -> Probe | None:

@@ -43,9 +43,9 @@ class AutoRgn(Adaptive):
     batches: Annotated[int, Ge(1)] = 5
 
     @property
-    def fresh_state(self) -> bool:  # type: ignore[override]
+    def fresh_state(self) -> Literal["never", "decision"]:
         """Start the optimizer anew as the code does, which builds one for each epoch."""
-        return self.as_in == "code"
+        return "decision" if self.as_in == "code" else "never"
 
     @property
     def probe(self) -> Probe:

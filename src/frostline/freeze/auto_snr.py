@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Literal
 
 import torch
@@ -51,9 +52,9 @@ class AutoSnr(Adaptive):
     threshold: Annotated[float, Ge(0)] | None = None
 
     @property
-    def fresh_state(self) -> bool:  # type: ignore[override]
+    def fresh_state(self) -> Literal["never", "decision"]:
         """Start the optimizer anew as the code does, which builds one for each epoch."""
-        return self.as_in == "code"
+        return "decision" if self.as_in == "code" else "never"
 
     @property
     def probe(self) -> Probe:
@@ -85,9 +86,9 @@ class AutoSnr(Adaptive):
 
 
 def _within(gradient: Tensor) -> Tensor:
-    """Return the ratio as in the code; a single row, which has no variance, is all signal."""
-    if len(gradient) == 1:
-        return (gradient.square() / _TINY).mean()
+    """Return the ratio as in the code; a single row has no variance and trains, as there, whatever the threshold."""
+    if gradient.ndim == 0 or len(gradient) == 1:
+        return torch.full((), inf, device=gradient.device)
     return (gradient.square() / (gradient.var(dim=0) + _TINY)).mean()
 
 
@@ -105,5 +106,8 @@ def _across_examples(gradients: Iterable[Gradients]) -> dict[str, float]:
 
 
 def _ratio(mean: Tensor, square: Tensor, count: int) -> Tensor:
-    variance = (square - mean.square()).clamp(min=0) * count / (count - 1)
-    return torch.nanmean(mean.square() / (variance + _TINY))
+    """Return the mean ratio of what has a gradient; it is the same at every scale of the loss."""
+    signal = mean.square()
+    variance = (square - signal) * count / (count - 1)
+    ratio = signal / torch.maximum(variance, signal * torch.finfo(signal.dtype).eps)  # no more than doubles can tell
+    return torch.nanmean(ratio).nan_to_num(0.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -36,10 +36,14 @@ class AutoFreeze(Adaptive):
     """
 
     clock: ClassVar[Clock] = "step"
-    fresh_state: ClassVar[bool] = True
 
     intervals: Annotated[int, Ge(2)] = 20
     percentile: Annotated[float, Ge(0), Le(100)] = 50.0
+
+    @property
+    def fresh_state(self) -> Literal["change"]:
+        """Start the optimizer anew with each freeze."""
+        return "change"
 
     def moments(self, *, epochs: int, steps: int) -> Sequence[int]:
         """Return the end of each interval but the last."""
@@ -63,11 +67,11 @@ class AutoFreeze(Adaptive):
     def _thaw_line(
         self, first: int, now: Mapping[str, float], before: Mapping[str, float], stages: Sequence[Depth]
     ) -> int:
-        """Return the place of the first stage that goes on."""
+        """Return the place of the first stage that goes on; where a number is none, nothing freezes."""
         ranked = [stage for stage in stages if stage.from_head and stage.index >= max(first, 1)]
-        if not ranked:
-            return first
         changes = [_change(before[stage.name], now[stage.name]) for stage in ranked]
+        if not ranked or not np.isfinite(changes).all():
+            return first
         bar = np.percentile(changes, self.percentile)
         stays = next(stage.index for stage, change in zip(ranked, changes, strict=True) if change >= bar)
         return first if stays == ranked[0].index else stays

@@ -20,10 +20,17 @@ def recompute(stages: Sequence[Stage]) -> None:
         stages: The stages of a network; stem and head keep their activations.
     """
     for stage in stages[1:-1]:
-        names = [n for n, module in stage.modules.items() if any(True for _ in module.parameters())]
+        names = [
+            n for n, module in stage.modules.items() if _computes(module) and any(True for _ in module.parameters())
+        ]
         for name in (n for n in names if not any(n.startswith(f"{other}.") for other in names)):
             module = stage.modules[name]
             module.__class__ = _recomputing(type(module))
+
+
+def _computes(module: nn.Module) -> bool:
+    """Tell a module with a forward pass from a container such as ModuleList."""
+    return type(module).forward is not nn.Module.forward
 
 
 def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:

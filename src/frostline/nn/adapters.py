@@ -79,7 +79,7 @@ def inject(network: nn.Module, attached: Attached, *, seed: int = 0) -> None:
     peft = _peft(attached.adapter)
     free = {parameter: parameter.requires_grad for parameter in network.parameters()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reset accelerators too
         peft.inject_adapter_in_model(_config(peft, attached), network)
     for parameter, flag in free.items():  # peft freezes all but its own, the head too
         parameter.requires_grad_(flag)

@@ -20,7 +20,8 @@ def reestimate(network: nn.Module, batches: Iterable[Any], *, pseudo_count: floa
     One pass, in which each layer normalises with the statistics of the batch, as in training, while the mean and the
     unbiased variance of its inputs are pooled over all examples (Wu and Johnson 2021, arXiv:2105.07576, section 3.1).
     They are blended as in Schneider et al. 2020, arXiv:2006.16971, section 3: of n examples, the old statistics count
-    N/(N+n) and the new ones n/(N+n). Dropout is off; modes and everything but the two statistics stay as they were.
+    N/(N+n) and the new ones n/(N+n). Dropout is off; modes and everything but the two statistics stay as they were;
+    so do layers that no pass in evaluation mode calls.
 
     Args:
         network: What to adapt, in place.
@@ -36,6 +37,8 @@ def reestimate(network: nn.Module, batches: Iterable[Any], *, pseudo_count: floa
             examples += len(inputs)
     old = pseudo_count / (pseudo_count + examples) if pseudo_count < float("inf") else 1.0
     for name, layer in layers.items():
+        if not pooled[name].count:
+            continue  # an auxiliary head, say, that only training calls
         for buffer, new in ((layer.running_mean, pooled[name].mean), (layer.running_var, pooled[name].variance)):
             assert isinstance(buffer, Tensor)
             buffer.copy_(old * buffer.double() + (1 - old) * new)

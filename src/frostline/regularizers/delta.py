@@ -15,6 +15,7 @@ from frostline.regularizers.features import Caught, head_of, last_of, outputs_of
 from frostline.regularizers.regularizer import Start
 
 _INPUT = "input of the network"
+_TEMPERATURE = 5
 _STEPS = 50
 """Steps of L-BFGS in which the head that weighs the channels is fitted."""
 
@@ -27,7 +28,8 @@ class Delta(nn.Module):
     `beta/2 ||w_head||^2` on the head, in place of weight decay (set `optimizer.weight_decay=0`). The attention a_j is
     the softmax over channels of how much the loss of the pretrained features grows when a channel is silenced, under a
     head that was fitted to them; it is measured once, on the first `batches` training batches, and costs a pass for
-    each channel. The paper does so for each example; here it is their mean, as in its authors' code.
+    each channel. As in the authors' code, and not in the paper, that growth is a mean over examples, standardised over
+    a layer's channels and divided by 5: as it is, it is too small for the softmax to tell channels apart.
 
     Args:
         alpha: Strength below the head.
@@ -104,7 +106,12 @@ def _attention(
     _fit(teacher.get_submodule(head), teacher, start, batches)
     with torch.no_grad():
         whole = _loss(teacher, start, batches)
-        return {name: torch.softmax(_growth(teacher, name, start, batches, whole), dim=0) for name in layers}
+        return {name: _weights_of(_growth(teacher, name, start, batches, whole)) for name in layers}
+
+
+def _weights_of(growth: Tensor) -> Tensor:
+    spread = growth.std(correction=0)
+    return torch.softmax((growth - growth.mean()) / spread.clamp(min=torch.finfo(growth.dtype).tiny) / _TEMPERATURE, 0)
 
 
 def _growth(teacher: nn.Module, name: str, start: Start, batches: Sequence[Batch], whole: Tensor) -> Tensor:

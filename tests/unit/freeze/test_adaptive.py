@@ -16,6 +16,7 @@ from frostline.freeze.autofreeze import AutoFreeze
 from frostline.freeze.drawing import depths
 from frostline.freeze.fisher_top_k import FisherTopK
 from frostline.freeze.strategy import Decision
+from frostline.signals import Sums
 
 STAGES = depths(["stem", "body1", "body2", "body3", "head"])
 OUTLINE = Outline(stages=STAGES, places=[Place(stage=s, role=Role.WEIGHT, name=f"{s.name}.w") for s in STAGES])
@@ -90,9 +91,31 @@ def test_auto_snr_as_in_the_paper_is_the_squared_mean_over_the_variance_across_e
     examples = Examples()
     every = [gradient(rig.network, examples.inputs[i : i + 1], examples.targets[i : i + 1]) for i in range(6)]
     stacked = {name: torch.stack([g[name] for g in every]).double() for name in every[0]}
-    ratios = {name: float((s.mean(0) ** 2 / (s.var(0) + 1e-8)).mean()) for name, s in stacked.items()}
+    ratios = {name: float((s.mean(0) ** 2 / s.var(0)).nanmean()) for name, s in stacked.items()}
     assert decision.signals == pytest.approx(ratios, rel=1e-3)
     assert decision.scales == {n: float(r / max(ratios.values()) >= 0.5) for n, r in ratios.items()}
+
+
+def test_the_ratio_of_the_paper_is_the_same_at_every_scale_of_the_loss() -> None:
+    every = [
+        {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(i)) + 1, "dead": torch.zeros(2)}
+        for i in range(3)
+    ]
+    strategy = AutoSnr(as_in="paper", batches=3)
+    plain, small = (
+        strategy.signals([{n: scale * g for n, g in gradient.items()} for gradient in every], {}, OUTLINE)
+        for scale in (1.0, 1e-6)
+    )
+    assert plain["w"] > 0.1
+    assert small == pytest.approx(plain, rel=1e-3)
+    assert plain["dead"] == 0.0
+
+
+@pytest.mark.parametrize("lone", [torch.tensor(1e-6), torch.full((1, 3), 1e-6)], ids=["scalar", "row"])
+def test_what_has_no_variance_trains_under_the_code_s_ratio(lone: torch.Tensor) -> None:
+    outline = Outline(stages=STAGES, places=[Place(stage=STAGES[-1], role=Role.BIAS, name="lone")])
+    strategy = AutoSnr()
+    assert strategy.decide(strategy.signals([{"lone": lone}], {}, outline), outline, []) == {"lone": 1.0}
 
 
 def test_where_nothing_is_signal_the_head_trains() -> None:
@@ -134,6 +157,39 @@ def test_autofreeze_freezes_up_to_the_first_stage_that_changed_as_much_as_the_pe
     assert {name for name in names if not scales[f"{name}.w"]} == frozen
 
 
+def test_autofreeze_freezes_nothing_where_a_number_is_none() -> None:
+    names = [stage.name for stage in STAGES]
+    past = [Decision(step=5, signals=dict.fromkeys(names, 10.0), scales={f"{n}.w": 1.0 for n in names})]
+    assert set(AutoFreeze().decide(dict.fromkeys(names, math.nan), OUTLINE, past).values()) == {1.0}
+
+
+def test_a_step_that_overflowed_does_not_count_and_sums_follow_their_parameters() -> None:
+    parameter, sums = nn.Parameter(torch.zeros(2)), Sums()
+    for gradient in ([1.0, 2.0], [math.inf, 1.0], [3.0, -1.0]):
+        parameter.grad = torch.tensor(gradient)
+        sums.add({"w": parameter})
+    assert sums.take({"w": parameter})["w"].tolist() == [4.0, 1.0]
+
+
+def test_autofreeze_starts_the_optimizer_anew_with_a_freeze_and_not_before() -> None:
+    rig = Rig(AutoFreeze(intervals=4, percentile=100), epochs=4, optimizer=ADAMW)
+    cleared = []
+
+    class Watch(Freezing):
+        def _decide(self, trainer, module, moment) -> None:
+            taken, full = len(self.plan.decisions), bool(trainer.optimizers[0].state)
+            super()._decide(trainer, module, moment)
+            if len(self.plan.decisions) > taken:
+                changed = taken and self.plan.decisions[-1].scales != self.plan.decisions[-2].scales
+                assert full
+                cleared.append((bool(changed), not trainer.optimizers[0].state))
+
+    rig.freezing = Watch(rig.network, rig.plan)
+    rig.fit(limit_val_batches=0)
+    assert all(changed == emptied for changed, emptied in cleared)
+    assert {(False, False), (True, True)} == set(cleared)
+
+
 def test_autofreeze_sums_gradients_with_their_signs_and_never_freezes_less() -> None:
     rig = Rig(AutoFreeze(intervals=4), epochs=4, optimizer=SGD)
     seen: list[dict[str, torch.Tensor]] = []
@@ -162,7 +218,7 @@ def test_a_probe_moves_nothing_and_draws_nothing() -> None:
     """The same run with a decision that changes nothing, and without any, ends in the same weights."""
 
     class Look(AutoRgn):
-        fresh_state = False
+        fresh_state = "change"  # dropped where a factor changes: the first decision of all ones changes none
 
         def decide(self, signals, outline, past):
             return {place.name: 1.0 for place in outline.places}

@@ -165,7 +165,7 @@ def test_stages_keep_names_and_own_everything_once_and_nothing_else_is_frozen(ad
 
 
 def test_what_cannot_be_adapted_rightly_is_left_out() -> None:
-    assert adapted(Tied, Adapter(method="lora"))[1].targets == ("middle",)
+    assert adapted(Tied, Adapter(method="lora", rank=2))[1].targets == ("middle",)
     names = adapted(transformer, Adapter(method="lora", types="linear"))[1].targets
     assert names == tuple(f"encoder.layers.encoder_layer_{n}.mlp.{m}" for n in (0, 1) for m in (0, 3))
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_adapted_rightly_is_left_out() -> None:
         return nn.Sequential(nn.Conv2d(3, 4, 1), *odd, nn.Flatten(), nn.Linear(16, 2))
 
     NETWORKS[convolutions] = (2, 3, 10, 10)
-    assert adapted(convolutions, Adapter(method="dora"))[1].targets == ("0",)
+    assert adapted(convolutions, Adapter(method="dora", rank=2))[1].targets == ("0",)
     assert adapted(convolutions, Adapter(method="ia3"))[1].targets == ("0", "1", "2", "3")
     network, _, _ = trained(convolutions, Adapter(method="ia3", feedforward=True))
     torch.testing.assert_close(merged(network)(example(convolutions)), network(example(convolutions)))
@@ -190,9 +190,9 @@ def test_the_seed_draws_the_adapter_and_nothing_else_is_drawn() -> None:
     torch.manual_seed(0)
     network = Pair()
     parts, before = stages(network, example(Pair)), torch.get_rng_state()
-    attach(network, parts, Adapter(method="lora"), example=example(Pair), seed=3)
+    attach(network, parts, Adapter(method="lora", rank=2), example=example(Pair), seed=3)
     assert torch.equal(before, torch.get_rng_state())
-    drawn = [adapted(Pair, Adapter(method="lora"), seed=s)[0].conv.lora_A["default"].weight for s in (3, 3, 4)]
+    drawn = [adapted(Pair, Adapter(method="lora", rank=2), seed=s)[0].conv.lora_A["default"].weight for s in (3, 3, 4)]
     assert torch.equal(network.conv.lora_A["default"].weight, drawn[0])
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -223,5 +223,5 @@ def test_a_rank_above_that_of_every_layer_is_refused() -> None:
 def test_without_peft_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(RequestError) as error:
-        adapted(Pair, Adapter(method="dora"))
+        adapted(Pair, Adapter(method="dora", rank=2))
     assert str(error.value) == "freeze: dora needs peft; pip install 'frostline[peft]'"

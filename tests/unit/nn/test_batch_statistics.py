@@ -61,3 +61,19 @@ def test_modes_parameters_counters_flags_and_randomness_stay() -> None:
     assert modes == [m.training for m in network.modules()]
     assert torch.equal(random, torch.get_rng_state())
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_layer_that_only_training_calls_keeps_its_statistics() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.aside = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.main(inputs) + (self.aside(inputs) if self.training else 0)
+
+    network = Auxiliary()
+    reestimate(network, [torch.randn(8, 3) + 4])
+    assert network.main.running_mean.min() > 2
+    assert torch.equal(network.aside.running_mean, torch.zeros(3))
+    assert torch.equal(network.aside.running_var, torch.ones(3))
