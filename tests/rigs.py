@@ -106,7 +106,7 @@ class Rig:
             groups=self.plan.groups,
             optimizer=optimizer,
             scheduler=scheduler or constant,
-            classes=3,
+            classes=["a", "b", "c"],
         )
 
     def fit(

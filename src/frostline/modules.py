@@ -32,7 +32,7 @@ class Training(pl.LightningModule):
         groups: The static partition of the network's parameters.
         optimizer: From parameter groups to an optimizer.
         scheduler: From an optimizer (and `total_steps`, where it takes that) to a learning-rate schedule.
-        classes: Classes of the data.
+        classes: Names of the data's classes.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Training(pl.LightningModule):
         groups: Sequence[Group],
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         scheduler: Schedule,
-        classes: int,
+        classes: Sequence[str],
     ) -> None:
         super().__init__()
         self.network = network

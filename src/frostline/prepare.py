@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from frostline.audit import digest
+from frostline.batch import Batch, tensors_in
 from frostline.checkpoint import Carried, carry, read_weights, weights_hash
 from frostline.config.build import build
 from frostline.config.effective import effective, plain, signature
-from frostline.data.images import ImageData
+from frostline.data.splitted import SplittedData
 from frostline.delta import fingerprints
 from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
 from frostline.freeze.full import Full
@@ -48,7 +49,7 @@ class Prepared:
 
     verb: Verb
     cfg: DictConfig
-    data: ImageData
+    data: SplittedData
     module: Training
     plan: Plan
     carried: Carried | None
@@ -129,7 +130,7 @@ def plan_text(prepared: Prepared) -> str:
     return text if prepared.carried is None else f"{text}\n{prepared.carried}\n"
 
 
-def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[ImageData, Backbone, dict[str, Tensor] | None]:
+def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Backbone, dict[str, Tensor] | None]:
     """Return data, model and weights to carry, each as its key asks; what is wrong with any of them is said at once."""
     mistakes = Mistakes()
     for check in OF_A_CONFIG:
@@ -179,7 +180,7 @@ def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:
 
 
 def _attach(
-    network: nn.Module, parts: tuple[Stage, ...], strategy: Strategy, *, example: Tensor, seed: int
+    network: nn.Module, parts: tuple[Stage, ...], strategy: Strategy, *, example: Any, seed: int
 ) -> tuple[Attached | None, tuple[Stage, ...]]:
     """Add what the strategy adds, drawn from a stream of its own, so that the arms of a seed share all the rest."""
     if strategy.adapter is None:
@@ -201,19 +202,23 @@ def steps_per_epoch(trainer: DictConfig, *, batches: int) -> int:
     return max(1, math.ceil(seen / int(trainer.get("accumulate_grad_batches", 1))))
 
 
-def _example(data: ImageData) -> Tensor:
-    inputs = next(iter(data.val_dataloader())).inputs
-    assert isinstance(inputs, Tensor)
-    return inputs[:2]
+def _example(data: SplittedData) -> Any:
+    batch: Batch = next(iter(data.val_dataloader()))
+    return batch.part(slice(2)).inputs
 
 
-def _stages(network: nn.Module, data: ImageData) -> tuple[Stage, ...]:
+def _stages(network: nn.Module, data: SplittedData) -> tuple[Stage, ...]:
     example = _example(data)
     try:
         return stages(network, example)
     except RuntimeError as error:
-        shape = "x".join(str(side) for side in example.shape[-2:])
-        raise RequestError(f"data.image_size: the network cannot take images of {shape} pixels: {error}") from error
+        raise RequestError(f"{data.sized_by}: the network cannot take {_shape(example)}: {error}") from error
+
+
+def _shape(example: Any) -> str:
+    if isinstance(example, Tensor):
+        return f"images of {'x'.join(str(side) for side in example.shape[-2:])} pixels"
+    return "these examples"
 
 
 def _new(carried: Carried) -> set[str]:
@@ -237,12 +242,12 @@ def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
         network.compile(backend=cfg.compile)
 
 
-def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, data: ImageData) -> Training:
+def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, data: SplittedData) -> Training:
     common: dict[str, Any] = {
         "groups": plan.groups,
         "optimizer": build(cfg.optimizer, key="optimizer"),
         "scheduler": build(cfg.scheduler, key="scheduler"),
-        "classes": len(data.classes),
+        "classes": data.classes,
     }
     objective = build(cfg.objective, key="objective")
     if verb == "pretrain":
@@ -254,10 +259,10 @@ def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, data: I
     return FineTuning(network, objective, regularizer=regularizer, **common)
 
 
-def _pairing(data: ImageData, head: Stage) -> str:
+def _pairing(data: SplittedData, head: Stage) -> str:
     """Hash what every arm of a comparison must share: the first training batch, and the head as it was drawn."""
     first = next(iter(data.train_dataloader()))
-    tensors = [first.inputs, first.targets, first.places, *head.parameters.values()]
+    tensors = [*tensors_in([first.inputs, first.targets]), first.places, *head.parameters.values()]
     return hashlib.blake2b("".join(digest(t) for t in tensors).encode(), digest_size=16).hexdigest()
 
 

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from frostline.batch import moved
 from frostline.config.build import build
 from frostline.cost import Meter
 from frostline.engine import Freezing
@@ -92,8 +93,9 @@ def train_and_test(
 
 def _reestimate(prepared: Prepared, device: torch.device, pseudo_count: float) -> None:
     """Take the statistics of normalisation layers from the training split, as evaluation shows it."""
-    batches = (batch.inputs.to(device) for batch in prepared.data.reference_dataloader())
-    reestimate(prepared.network.to(device), batches, pseudo_count=pseudo_count)
+    batches = prepared.data.reference_dataloader()
+    placed = ((moved(batch.inputs, device), len(batch.places)) for batch in batches)
+    reestimate(prepared.network.to(device), placed, pseudo_count=pseudo_count)
 
 
 def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:

@@ -96,7 +96,7 @@ class Scorer:
         prepared = self.prepared
         prepared.network.load_state_dict(dict(weights))
         if self.statistics_anew:
-            reestimate(prepared.network, (batch.inputs for batch in prepared.data.reference_dataloader()))
+            reestimate(prepared.network, ((b.inputs, len(b.places)) for b in prepared.data.reference_dataloader()))
         measure = self._trainer.validate if split == "val" else self._trainer.test
         (scores,) = measure(prepared.module, datamodule=prepared.data, verbose=False)
         return dict(scores)

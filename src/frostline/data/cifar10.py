@@ -84,7 +84,7 @@ def _read_batches(root: str, path: Path) -> Source:
 def _examples(split: str, batches: CIFAR10) -> Examples:
     array = np.ascontiguousarray(batches.data)
     return Examples(
-        images=ArrayImages(array=array),
+        content=ArrayImages(array=array),
         rows=np.arange(len(array)),
         labels=np.array(batches.targets, dtype=np.int64),
         digests=tuple(sha256(image.tobytes()).hexdigest() for image in array),

@@ -52,7 +52,7 @@ def _all() -> Examples:
     bunch = load_digits()
     array = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     return Examples(
-        images=ArrayImages(array=array),
+        content=ArrayImages(array=array),
         rows=np.arange(len(array)),
         labels=bunch.target.astype(np.int64),
         digests=tuple(sha256(image.tobytes()).hexdigest() for image in array),
@@ -65,7 +65,7 @@ def _read(chosen: tuple[int, ...]) -> Source:
     examples = _all().take(np.flatnonzero(np.isin(_all().labels, chosen)))
     labels = np.array([chosen.index(digit) for digit in examples.labels], dtype=np.int64)
     pool = Examples(
-        images=examples.images, rows=examples.rows, labels=labels, digests=examples.digests, ids=examples.ids
+        content=examples.content, rows=examples.rows, labels=labels, digests=examples.digests, ids=examples.ids
     )
     return Source(name="scikit-learn digits", classes=tuple(map(str, chosen)), splits={"train": pool})
 

@@ -112,7 +112,7 @@ def _check_known(root: str, split: str, folder: str, present: set[str], classes:
 def _examples(images: Images, rows: Mapping[str, int], labels: Mapping[str, int], digests: Sequence[str]) -> Examples:
     places = [rows[name] for name in labels]
     return Examples(
-        images=images,
+        content=images,
         rows=np.array(places, dtype=np.int64),
         labels=np.array(list(labels.values()), dtype=np.int64),
         digests=tuple(digests[place] for place in places),

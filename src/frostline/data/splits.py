@@ -99,20 +99,20 @@ def by_class(labels: Places, digests: Sequence[str], salt: str) -> list[list[int
     return members
 
 
-def draw_shots(examples: Examples, *, classes: Sequence[str], shots: int, seed: int, key: str) -> Examples:
-    """Draw exactly `shots` examples of each class; the draw depends on seed and content only.
+def draw_shots(examples: Examples, *, strata: Sequence[str], shots: int, seed: int, key: str) -> Examples:
+    """Draw exactly `shots` examples of each stratum; the draw depends on seed and content only.
 
     Args:
         examples: What to draw from, each content once.
-        classes: Names of the labels.
-        shots: Examples per class.
+        strata: Names of the labels.
+        shots: Examples of each.
         seed: Another seed gives another draw.
         key: The config key that asked, `data.shots` or `data.val_shots`; each is a stream of its own.
 
     Raises:
-        DataError: A class has too few examples.
+        DataError: A stratum has too few examples.
     """
-    _check_shots(examples.per_class(classes), shots, key)
+    _check_shots(examples.per_stratum(strata), shots, key)
     drawn = [
         place for members in by_class(examples.labels, examples.digests, f"{key}/{seed}") for place in members[:shots]
     ]
@@ -137,7 +137,7 @@ def _check_content(source: Source, splits: Mapping[str, Examples], fractions: Ma
     for split in ("test", "val"):
         if not len(splits[split]):
             raise DataError(_why_empty(split, source.name, splits, fractions))
-    for name, count in splits["train"].per_class(source.classes).items():
+    for name, count in splits["train"].per_stratum(source.strata).items():
         if not count:
             where = f"{source.name}: class '{name}' has no training example left"
             raise DataError(f"{where} once those that stand in val or test too are dropped; add examples of '{name}'")

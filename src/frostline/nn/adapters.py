@@ -40,7 +40,7 @@ class Attached:
 
 
 def attach(
-    network: nn.Module, stages: Sequence[Stage], adapter: Adapter, *, example: Tensor, seed: int
+    network: nn.Module, stages: Sequence[Stage], adapter: Adapter, *, example: Any, seed: int
 ) -> tuple[Attached, tuple[Stage, ...]]:
     """Add an adapter to the layers that it asks for, in place; outputs stay as they are until something trains.
 
@@ -52,7 +52,7 @@ def attach(
         network: What to add to; flags, modes and names of everything outside the adapted layers stay.
         stages: Its stages.
         adapter: What to add.
-        example: Inputs that the network takes, (B, ...).
+        example: Inputs that the network takes.
         seed: Fixes the added parameters; no other random numbers are used up.
 
     Returns:

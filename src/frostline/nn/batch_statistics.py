@@ -14,7 +14,7 @@ def storing(network: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def reestimate(network: nn.Module, batches: Iterable[Any], *, pseudo_count: float = 0.0) -> None:
+def reestimate(network: nn.Module, batches: Iterable[tuple[Any, int]], *, pseudo_count: float = 0.0) -> None:
     """Replace the stored means and variances by those of these batches, blended with what was stored.
 
     One pass, in which each layer normalises with the statistics of the batch, as in training, while the mean and the
@@ -25,16 +25,16 @@ def reestimate(network: nn.Module, batches: Iterable[Any], *, pseudo_count: floa
 
     Args:
         network: What to adapt, in place.
-        batches: Inputs, (B, ...) each.
+        batches: Inputs that the network takes, and how many examples each batch has.
         pseudo_count: N, how many examples the stored statistics count for; infinity keeps them.
     """
     layers = storing(network)
     pooled = {name: _Pool() for name in layers}
     examples = 0
     with _as_in_training(network, list(layers.values())), _watched(layers, pooled):
-        for inputs in batches:
+        for inputs, count in batches:
             network(inputs)
-            examples += len(inputs)
+            examples += count
     old = pseudo_count / (pseudo_count + examples) if pseudo_count < float("inf") else 1.0
     for name, layer in layers.items():
         if not pooled[name].count:

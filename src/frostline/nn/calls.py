@@ -4,9 +4,12 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from frostline.batch import moved
 
 
 class Calls:
@@ -32,20 +35,20 @@ class Calls:
         return min(self.first[part] for part in module.modules() if part in self.first)
 
 
-def watch(network: nn.Module, example: Tensor) -> Calls:
+def watch(network: nn.Module, example: Any) -> Calls:
     """Run a twin of the network once in eval mode and note its calls: without values, or really where that fails.
 
     Nothing that a forward pass writes, be it to a buffer or to a plain attribute, reaches the network.
 
     Args:
         network: Any network that `copy.deepcopy` can copy.
-        example: Inputs that the network takes, (B, ...).
+        example: Inputs that the network takes: a tensor, or tensors in lists and mappings.
     """
     try:
-        return _watch_twin(network, _twin(network, parameter=_on_meta, buffer=_on_meta), _on_meta(example))
+        return _watch_twin(network, _twin(network, parameter=_on_meta, buffer=_on_meta), moved(example, torch.device("meta")))
     except Exception:  # whatever a network does that needs values, the real run below can do or will explain
         device = next(network.parameters()).device
-        return _watch_twin(network, _twin(network, parameter=Tensor.detach, buffer=torch.clone), example.to(device))
+        return _watch_twin(network, _twin(network, parameter=Tensor.detach, buffer=torch.clone), moved(example, device))
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ def _twin(
     return deepcopy(network, dict(tensors)).eval()
 
 
-def _watch_twin(network: nn.Module, twin: nn.Module, example: Tensor) -> Calls:
+def _watch_twin(network: nn.Module, twin: nn.Module, example: Any) -> Calls:
     calls = Calls()
     for module, copied in zip(network.modules(), twin.modules(), strict=True):
         copied.register_forward_pre_hook(partial(calls.note, module))

@@ -8,6 +8,7 @@ pass reaches the units is the order of the stages; the order in which a construc
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -44,7 +45,7 @@ class Stage:
     modules: Mapping[str, nn.Module] = field(repr=False)
 
 
-def stages(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
+def stages(network: nn.Module, example: Any) -> tuple[Stage, ...]:
     """Cut a network into `stem`, `body1` to `bodyn` and `head`, in forward order.
 
     The head is the last module of the forward pass that owns parameters, normalisation aside, together with auxiliary
@@ -52,7 +53,7 @@ def stages(network: nn.Module, example: Tensor) -> tuple[Stage, ...]:
 
     Args:
         network: Any network; on any device, the meta device included.
-        example: Inputs that the network takes, (B, ...); only their shape and type matter where the network can run
+        example: Inputs that the network takes, see `watch`; only their shape and type matter where the network can run
             on the meta device.
 
     Returns:

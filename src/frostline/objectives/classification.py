@@ -1,6 +1,6 @@
 """One label for each example."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -42,9 +42,9 @@ class Classification:
             total = total + self._auxiliary_weight * self._loss(more, batch.targets)
         return total
 
-    def metrics(self, classes: int) -> MetricCollection:
+    def metrics(self, classes: Sequence[str]) -> MetricCollection:
         """Return the share of examples whose most probable class is theirs (top-1)."""
-        return MetricCollection({"accuracy": MulticlassAccuracy(num_classes=classes, average="micro")})
+        return MetricCollection({"accuracy": MulticlassAccuracy(num_classes=len(classes), average="micro")})
 
     def measure(self, metrics: MetricCollection, outputs: Logits, batch: Batch) -> None:
         """Add a batch to the metrics."""

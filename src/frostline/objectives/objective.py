@@ -1,5 +1,6 @@
 """What every objective offers to the LightningModules."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,8 +15,12 @@ class Objective(Protocol):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss over the batch, a scalar."""
 
-    def metrics(self, classes: int) -> MetricCollection:
-        """Return fresh metrics, by the names under which they are logged after the split's."""
+    def metrics(self, classes: Sequence[str]) -> MetricCollection:
+        """Return fresh metrics, by the names under which they are logged after the split's.
+
+        Args:
+            classes: Names of the classes, in the order of their indices.
+        """
 
     def measure(self, metrics: MetricCollection, outputs: Any, batch: Batch) -> None:
         """Add a batch to the metrics."""

@@ -68,7 +68,7 @@ def test_the_published_batches_keep_their_test_set_and_give_val_from_train(publi
     data = cifar(root, val_fraction=0.2)
     assert data.classes == CLASSES
     assert [len(split) for split in (data.train, data.val, data.test)] == [80, 20, 20]
-    assert set(data.val.examples.per_class(CLASSES).values()) == {2}
+    assert set(data.val.examples.per_stratum(CLASSES).values()) == {2}
     assert sorted(data.example_ids("test")) == [f"test/{row:05d}" for row in range(20)]
     for place, name in enumerate(data.example_ids("test")):
         inputs, target, _ = data.test[place]

@@ -37,7 +37,7 @@ def test_all_1797_digits_are_there_once_with_their_pixels_and_labels() -> None:
 def test_seventy_fifteen_fifteen_of_every_digit() -> None:
     data = digits()
     counts = np.array(
-        [split.examples.per_class(data.classes)[name] for name in data.classes for split in (data.val, data.test)]
+        [split.examples.per_stratum(data.classes)[name] for name in data.classes for split in (data.val, data.test)]
     )
     totals = np.bincount(load_digits().target).repeat(2)
     assert np.abs(counts - 0.15 * totals).max() <= 0.5

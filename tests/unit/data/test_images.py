@@ -172,11 +172,11 @@ def test_processes_share_training_evenly_and_evaluation_completely() -> None:
 
 def test_shots_follow_the_seed_and_val_and_test_do_not() -> None:
     one, other = digits(shots=10), digits(seed=1, shots=10)
-    assert one.train.examples.per_class(one.classes) == {"0": 10, "1": 10}
+    assert one.train.examples.per_stratum(one.classes) == {"0": 10, "1": 10}
     assert one.example_ids("train") != other.example_ids("train")
     assert one.example_ids("val") == other.example_ids("val")
     assert one.example_ids("test") == other.example_ids("test")
-    assert set(digits(shots=10, val_shots=3).val.examples.per_class(["0", "1"]).values()) == {3}
+    assert set(digits(shots=10, val_shots=3).val.examples.per_stratum(["0", "1"]).values()) == {3}
 
 
 def test_every_arm_of_one_seed_draws_the_same_examples() -> None:

@@ -16,7 +16,7 @@ CLASSES = ("cat", "dog")
 
 def examples(contents: Sequence[str], labels: Sequence[int], prefix: str = "") -> Examples:
     return Examples(
-        images=ArrayImages(array=np.zeros((len(contents), 2, 2), dtype=np.uint8)),
+        content=ArrayImages(array=np.zeros((len(contents), 2, 2), dtype=np.uint8)),
         rows=np.arange(len(contents)),
         labels=np.array(labels, dtype=np.int64),
         digests=tuple(sha256(content.encode()).hexdigest() for content in contents),
@@ -39,13 +39,13 @@ def contents(split: Examples) -> set[tuple[str, int]]:
 def shuffled(split: Examples) -> Examples:
     mixed = split.take(np.random.default_rng(0).permutation(len(split)))
     return Examples(
-        images=mixed.images, rows=mixed.rows, labels=mixed.labels, digests=mixed.digests, ids=split.ids[::-1]
+        content=mixed.content, rows=mixed.rows, labels=mixed.labels, digests=mixed.digests, ids=split.ids[::-1]
     )
 
 
 def test_carving_cuts_the_same_share_of_every_class_and_loses_nothing() -> None:
     division = divide(source(train=pool()), seed=0, val_fraction=0.15, test_fraction=0.25)
-    counts = [split.per_class(CLASSES) for split in (division.train, division.val, division.test)]
+    counts = [split.per_stratum(CLASSES) for split in (division.train, division.val, division.test)]
     assert counts == [{"cat": 24, "dog": 12}, {"cat": 6, "dog": 3}, {"cat": 10, "dog": 5}]
     parts = [contents(split) for split in (division.train, division.val, division.test)]
     assert set.union(*parts) == contents(pool())
@@ -98,19 +98,19 @@ def test_given_splits_are_kept_and_only_the_absent_one_is_carved() -> None:
     val = examples(["v1", "v2"], [0, 1])
     division = divide(source(train=pool(), val=val), seed=0, val_fraction=0.5, test_fraction=0.1)
     assert contents(division.val) == contents(val)
-    assert division.test.per_class(CLASSES) == {"cat": 4, "dog": 2}
+    assert division.test.per_stratum(CLASSES) == {"cat": 4, "dog": 2}
 
 
 @pytest.mark.parametrize("shots", [1, 5, 20])
 def test_shots_are_exactly_so_many_of_each_class(shots: int) -> None:
-    drawn = draw_shots(pool(), classes=CLASSES, shots=shots, seed=3, key="data.shots")
-    assert drawn.per_class(CLASSES) == {"cat": shots, "dog": shots}
+    drawn = draw_shots(pool(), strata=CLASSES, shots=shots, seed=3, key="data.shots")
+    assert drawn.per_stratum(CLASSES) == {"cat": shots, "dog": shots}
     assert len(set(drawn.digests)) == 2 * shots
 
 
 def test_shots_follow_seed_and_content_only() -> None:
     def drawn(split: Examples, seed: int, key: str = "data.shots") -> set[tuple[str, int]]:
-        return contents(draw_shots(split, classes=CLASSES, shots=5, seed=seed, key=key))
+        return contents(draw_shots(split, strata=CLASSES, shots=5, seed=seed, key=key))
 
     assert drawn(pool(), 3) == drawn(shuffled(pool()), 3)
     assert drawn(pool(), 3) != drawn(pool(), 4)
@@ -118,7 +118,7 @@ def test_shots_follow_seed_and_content_only() -> None:
 
 
 def test_fewer_shots_of_one_seed_are_among_more_of_them() -> None:
-    few, many = (draw_shots(pool(), classes=CLASSES, shots=k, seed=3, key="data.shots") for k in (5, 10))
+    few, many = (draw_shots(pool(), strata=CLASSES, shots=k, seed=3, key="data.shots") for k in (5, 10))
     assert contents(few) < contents(many)
 
 
@@ -149,7 +149,7 @@ def test_hash_sees_content_label_and_order() -> None:
 )
 def test_too_few_examples_for_the_shots(key: str, sentence: str) -> None:
     with pytest.raises(DataError) as caught:
-        draw_shots(pool(), classes=CLASSES, shots=50, seed=0, key=key)
+        draw_shots(pool(), strata=CLASSES, shots=50, seed=0, key=key)
     assert str(caught.value) == sentence
 
 

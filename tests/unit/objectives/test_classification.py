@@ -34,7 +34,7 @@ def test_auxiliary_logits_add_their_weighted_loss() -> None:
 
 def test_accuracy_over_uneven_batches_is_over_examples_t47() -> None:
     objective = Classification()
-    metrics = objective.metrics(classes=3)
+    metrics = objective.metrics(classes=["a", "b", "c"])
     for part in (slice(0, 3), slice(3, 4)):
         objective.measure(metrics, LOGITS[part], Batch(None, BATCH.targets[part], BATCH[2][part]))
     assert metrics.compute()["accuracy"].item() == 0.5

@@ -1,0 +1,200 @@
+"""What every dataset shares, whatever its examples are: exact splits, exact order, exact resumption, a fingerprint."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch.utils.data import DataLoader, Sampler
+
+from frostline.batch import Batch
+from frostline.data.examples import Examples, Source
+from frostline.data.order import EpochOrder, Share, leaves_one_over
+from frostline.data.split import Split, as_fetched
+from frostline.data.splits import Division, divide, draw_shots
+from frostline.seeds import stream
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SplittedData(pl.LightningDataModule, ABC):
+    """Examples in three splits that share no content.
+
+    Attributes:
+        seed: Draws the shots, the order of training examples and their augmentation.
+        batch_size: Examples per batch and process.
+        num_workers: Processes that load batches; 0 loads in the main process. Any number gives the same batches.
+        shots: Training examples per class, exactly; None for all. Where an example has not one class, of them all.
+        val_shots: Validation examples, as `shots`; None for all.
+        split_seed: Carves val and test. It does not follow `seed`, so that no run trains on what another run tests on.
+        val_fraction: Share of the training examples that becomes val where the source has none.
+        test_fraction: Share of the training examples that becomes test where the source has none.
+    """
+
+    task: ClassVar[str]
+    """What its targets are for: an objective and a model are of the same task."""
+    sized_by: ClassVar[str] = "data.image_size"
+    """The key that says how large an example is shown."""
+
+    seed: int
+    batch_size: Annotated[int, Gt(0)] = 64
+    num_workers: Annotated[int, Ge(0)] = 0
+    shots: Annotated[int, Gt(0)] | None = None
+    val_shots: Annotated[int, Gt(0)] | None = None
+    split_seed: int = 0
+    val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.15
+    test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.15
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._splits: dict[str, Split] = {}
+        self._begin = {"epoch": 0, "batch": 0}
+        self.world = 1  # processes that share the data, until a trainer says so
+
+    @abstractmethod
+    def source(self) -> Source:
+        """Return the raw examples; read once per process, whatever the number of data modules."""
+
+    @abstractmethod
+    def expect(self, spec: Any) -> None:
+        """Take from what the network expects what the user has not chosen; splits that were drawn are forgotten.
+
+        Raises:
+            RequestError: The network takes something else.
+        """
+
+    @abstractmethod
+    def split(self, examples: Examples, *, random: bool) -> Split:
+        """Return examples as a network takes them, changed at random in each epoch or always the same."""
+
+    def shown(self) -> dict[str, Any]:
+        """Return, in plain types, how examples are shown to the network."""
+        return {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draw the splits, once.
+
+        Raises:
+            DataError: The data is not there, not readable or too little for what was asked.
+        """
+        if not self._splits:
+            self._splits = {split: self._draw(split) for split in SPLITS}
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the labels."""
+        return list(self.source().classes)
+
+    @property
+    def train(self) -> Split:
+        """What is trained on."""
+        return self._drawn("train")
+
+    @property
+    def val(self) -> Split:
+        """What every choice is made on."""
+        return self._drawn("val")
+
+    @property
+    def test(self) -> Split:
+        """What is looked at once, at the end."""
+        return self._drawn("test")
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Load this process's share of the training examples in the order of (seed, epoch)."""
+        rank, world = self._process()
+        order = EpochOrder(len(self.train), seed=self.seed, batch_size=self.batch_size, rank=rank, world=world)
+        order.start(**self._begin)
+        return self._loader(self.train, order, drop_last=leaves_one_over(len(order), batch_size=self.batch_size))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Load this process's share of the validation examples, none twice."""
+        return self._evaluation_loader(self.val)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Load this process's share of the test examples, none twice."""
+        return self._evaluation_loader(self.test)
+
+    def start(self, *, epoch: int, batch: int) -> None:
+        """Let the next training loader begin at batch `batch` of `epoch`, where an interrupted run goes on."""
+        self._begin = {"epoch": epoch, "batch": batch}
+
+    def reference_dataloader(self) -> DataLoader[Batch]:
+        """Load all training examples in order, without augmentation, as evaluation shows them."""
+        plain = self.split(self.train.examples, random=False)
+        return self._loader(plain, Share(len(plain)), drop_last=leaves_one_over(len(plain), batch_size=self.batch_size))
+
+    def example_ids(self, split: str) -> list[str]:
+        """Return what people call each example of a split, by place."""
+        return list(self._drawn(split).examples.ids)
+
+    def fingerprint(self) -> str:
+        """Return one SHA-256 over class names, contents and labels of all splits as drawn."""
+        hashes = [self._drawn(split).examples.hash(self.source().strata) for split in SPLITS]
+        return sha256("\n".join([*self.classes, *hashes]).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return, in plain types, all that says which examples a run saw and how."""
+        drawing = ("seed", "split_seed", "shots", "val_shots", "val_fraction", "test_fraction")
+        return {
+            "source": self.source().name,
+            "classes": self.classes,
+            "fingerprint": self.fingerprint(),
+            "splits": {split: self._describe(split) for split in SPLITS},
+            "duplicates_removed": dict(self._division().duplicates),
+            "ignored_files": self.source().ignored,
+            **self.shown(),
+            **{name: getattr(self, name) for name in drawing},
+        }
+
+    def _describe(self, split: str) -> dict[str, Any]:
+        drawn, whole, strata = self._drawn(split).examples, getattr(self._division(), split), self.source().strata
+        return {
+            "examples": len(drawn),
+            "per_class": drawn.per_stratum(strata),
+            "content": whole.hash(strata),
+            "drawn": drawn.hash(strata),
+        }
+
+    def _division(self) -> Division:
+        return divide(
+            self.source(), seed=self.split_seed, val_fraction=self.val_fraction, test_fraction=self.test_fraction
+        )
+
+    def _drawn(self, split: str) -> Split:
+        assert self._splits, "call setup() before the splits are used"
+        return self._splits[split]
+
+    def _draw(self, split: str) -> Split:
+        examples = getattr(self._division(), split)
+        key = {"train": "shots", "val": "val_shots"}.get(split)
+        shots = getattr(self, key) if key else None
+        if shots is not None:
+            strata = self.source().strata
+            examples = draw_shots(examples, strata=strata, shots=shots, seed=self.seed, key=f"data.{key}")
+        return self.split(examples, random=split == "train")
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, self.world)
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
+        rank, world = self._process()
+        return self._loader(split, Share(len(split), rank=rank, world=world), drop_last=False)
+
+    def _loader(self, split: Split, sampler: Sampler[int], *, drop_last: bool) -> DataLoader[Batch]:
+        return DataLoader(
+            split,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=as_fetched,
+            # Without a generator of its own, a loader draws from the global one and moves everything after it.
+            generator=torch.Generator().manual_seed(stream(self.seed, "workers")),
+            pin_memory=torch.cuda.is_available(),
+        )
