@@ -28,11 +28,12 @@ from frostline.nn.activation_checkpointing import recompute
 from frostline.nn.adapters import Attached, attach
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage, stages
+from frostline.objectives.objective import Objective
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.processes import processes_of
 from frostline.record import Store, Tracking
-from frostline.refusals import OF_A_CONFIG, refuse_random_parts, refuse_unknown_metric
+from frostline.refusals import OF_A_CONFIG, refuse_other_tasks, refuse_random_parts, refuse_unknown_metric
 from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
 
@@ -89,7 +90,8 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
     """
     torch.manual_seed(stream(cfg.seed, "init"))
-    data, model, weights = _ingredients(cfg, store)
+    data, model, objective, weights = _ingredients(cfg, store)
+    refuse_other_tasks(data, model, objective)
     data.expect(model.input)
     data.world = processes_of(plain(cfg.trainer))
     data.setup()
@@ -106,7 +108,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
     if plan.strategy.content:
         extra["freeze"] = plan.strategy.content
-    module = _module(cfg, verb, network, plan, data)
+    module = _module(cfg, verb, network, objective, plan, data)
     refuse_unknown_metric(plan, module)
     _spare(cfg, network, plan)
     return Prepared(
@@ -130,13 +132,15 @@ def plan_text(prepared: Prepared) -> str:
     return text if prepared.carried is None else f"{text}\n{prepared.carried}\n"
 
 
-def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Backbone, dict[str, Tensor] | None]:
-    """Return data, model and weights to carry, each as its key asks; what is wrong with any of them is said at once."""
+def _ingredients(
+    cfg: DictConfig, store: Store | None
+) -> tuple[SplittedData, Backbone, Objective, dict[str, Tensor] | None]:
+    """Return data, model, objective and weights to carry, each as its key asks; what is wrong with any of them is said at once."""
     mistakes = Mistakes()
     for check in OF_A_CONFIG:
         with mistakes.gathered():
             check(cfg)
-    data, model, weights = None, None, None
+    data, model, objective, weights = None, None, None, None
     with mistakes.gathered():
         data = build(cfg.data)
         data.prepare_data()
@@ -144,11 +148,14 @@ def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Ba
     with mistakes.gathered():
         model = build(cfg.model)
     with mistakes.gathered():
+        objective = build(cfg.objective, key="objective")
+    with mistakes.gathered():
         weights = _weights(cfg.init_from, store)
     mistakes.refuse()
     assert data is not None
     assert model is not None
-    return data, model, weights
+    assert objective is not None
+    return data, model, objective, weights
 
 
 def _weights(init_from: str | None, store: Store | None) -> dict[str, Tensor] | None:
@@ -242,14 +249,15 @@ def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
         network.compile(backend=cfg.compile)
 
 
-def _module(cfg: DictConfig, verb: Verb, network: nn.Module, plan: Plan, data: SplittedData) -> Training:
+def _module(
+    cfg: DictConfig, verb: Verb, network: nn.Module, objective: Objective, plan: Plan, data: SplittedData
+) -> Training:
     common: dict[str, Any] = {
         "groups": plan.groups,
         "optimizer": build(cfg.optimizer, key="optimizer"),
         "scheduler": build(cfg.scheduler, key="scheduler"),
         "classes": data.classes,
     }
-    objective = build(cfg.objective, key="objective")
     if verb == "pretrain":
         return Pretraining(network, objective, **common)
     regularizer = build(cfg.regularizer, key="regularizer") if cfg.regularizer else None

@@ -1,6 +1,7 @@
 """What is refused before anything is recorded or trained, each in a sentence that names the key and the way out."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -59,6 +60,14 @@ def _refuse_optimizer(cfg: DictConfig) -> None:
     """Let the optimizer check its own ranges, before anything is read or built that takes long."""
     with as_request("optimizer"):
         build(cfg.optimizer, key="optimizer")([torch.zeros(1, requires_grad=True)])
+
+
+def refuse_other_tasks(data: Any, model: Any, objective: Any) -> None:
+    """Refuse a model or an objective of another task than the data's; one of a user's own that names none may pass."""
+    for key, part in (("model", model), ("objective", objective)):
+        task = getattr(part, "task", data.task)
+        if task != data.task:
+            raise RequestError(f"{key}: is for {task}, but the data is for {data.task}; choose another {key}, or data")
 
 
 def refuse_random_parts(plan: Plan, new: set[str]) -> None:

@@ -13,6 +13,7 @@ from frostline.data.examples import Examples
 from frostline.data.order import randomness_kept, seed_global_generators
 from frostline.seeds import stream
 
+
 class Split(Dataset[Batch], ABC):
     """One split as a network takes it.
 

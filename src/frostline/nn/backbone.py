@@ -1,7 +1,7 @@
 """What every network is built from: a recipe that says which images it expects, and builds the network."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -23,11 +23,11 @@ class ImageInput:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A recipe for a network; it knows nothing of training."""
+    """A recipe for a network; it knows nothing of training. One of a single task names it in an attribute `task`."""
 
     @property
-    def input(self) -> ImageInput:
-        """The images that the network expects."""
+    def input(self) -> Any:
+        """What the network expects: an `ImageInput`, say."""
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the recipe's own weights fill a last layer of so many classes."""
@@ -39,6 +39,6 @@ class Backbone(Protocol):
             num_classes: Classes that the last layer tells apart.
 
         Returns:
-            A module from normalised images (B, 3, H, W) to logits (B, num_classes), or to a tuple of logits and
-            auxiliary logits, each (B, num_classes), while it trains.
+            A module from a batch's inputs to what objectives of its task take: for classification to logits
+            (B, num_classes), or to a tuple of logits and auxiliary logits, each (B, num_classes), while it trains.
         """

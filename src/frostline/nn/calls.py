@@ -34,6 +34,10 @@ class Calls:
         """Return when the pass first called a module or anything in it."""
         return min(self.first[part] for part in module.modules() if part in self.first)
 
+    def end(self, module: nn.Module) -> int:
+        """Return when the pass last called a module or anything in it."""
+        return max(self.last[part] for part in module.modules() if part in self.last)
+
 
 def watch(network: nn.Module, example: Any) -> Calls:
     """Run a twin of the network once in eval mode and note its calls: without values, or really where that fails.
@@ -45,7 +49,9 @@ def watch(network: nn.Module, example: Any) -> Calls:
         example: Inputs that the network takes: a tensor, or tensors in lists and mappings.
     """
     try:
-        return _watch_twin(network, _twin(network, parameter=_on_meta, buffer=_on_meta), moved(example, torch.device("meta")))
+        return _watch_twin(
+            network, _twin(network, parameter=_on_meta, buffer=_on_meta), moved(example, torch.device("meta"))
+        )
     except Exception:  # whatever a network does that needs values, the real run below can do or will explain
         device = next(network.parameters()).device
         return _watch_twin(network, _twin(network, parameter=Tensor.detach, buffer=torch.clone), moved(example, device))

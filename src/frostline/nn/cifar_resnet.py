@@ -1,7 +1,7 @@
 """The ResNets that He et al. built for CIFAR-10: three groups of thin blocks, with shortcuts that own no parameters."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ class CifarResNet:
     Attributes:
         depth: Layers that own weights on the longest path, 6n + 2 for n blocks a group.
     """
+
+    task: ClassVar[str] = "classification"
 
     depth: Literal[20, 32, 44, 56, 110] = 20
 

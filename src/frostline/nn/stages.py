@@ -49,7 +49,8 @@ def stages(network: nn.Module, example: Any) -> tuple[Stage, ...]:
     """Cut a network into `stem`, `body1` to `bodyn` and `head`, in forward order.
 
     The head is the last module of the forward pass that owns parameters, normalisation aside, together with auxiliary
-    classifiers. A network of one such module is all head. Modes, flags, buffers and random states stay as they are.
+    classifiers. A network whose head is more than that names the modules of it in an attribute `head_modules`. A
+    network of one such module is all head. Modes, flags, buffers and random states stay as they are.
 
     Args:
         network: Any network; on any device, the meta device included.
@@ -60,8 +61,9 @@ def stages(network: nn.Module, example: Any) -> tuple[Stage, ...]:
         Stages that own every parameter and every buffer of the network exactly once, by identity.
     """
     calls = watch(network, example)
-    expanded = _expand(network, calls)
-    groups = _groups(_units(network, expanded), calls)
+    head = _head(network, calls)
+    expanded = _expand(network, head, calls)
+    groups = _groups(_units(network, expanded), head, calls)
     _place_uncalled(network, expanded, groups, calls)
     return _claim(network, expanded, groups)
 
@@ -80,20 +82,23 @@ def _says_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and vectors_only and not any(module.children())
 
 
-def _expand(network: nn.Module, calls: Calls) -> list[nn.Module]:
+def _expand(network: nn.Module, head: Sequence[nn.Module], calls: Calls) -> list[nn.Module]:
     """Choose the containers whose children are units: those around the head, then the widest until stages suffice."""
-    head = _head(calls)
-    expanded = [module for module in network.modules() if head in set(module.modules()) - {module}]
-    while len(_groups(units := _units(network, expanded), calls)) < _FEWEST and (wide := _widest(units, calls)):
+    expanded = [module for module in network.modules() if not set(head).isdisjoint(set(module.modules()) - {module})]
+    while len(_groups(units := _units(network, expanded), head, calls)) < _FEWEST:
+        wide = _widest([unit for unit in units if unit not in head], calls)
+        if wide is None:
+            break
         expanded.append(wide)
     return expanded
 
 
-def _head(calls: Calls) -> nn.Module:
-    """Return the module with parameters that the pass called last, normalisation aside."""
+def _head(network: nn.Module, calls: Calls) -> list[nn.Module]:
+    """Return what the network calls its head, or the module that the pass called last, normalisation aside."""
+    named = [network.get_submodule(name) for name in getattr(network, "head_modules", ())]
     owners = [module for module in calls.last if _owns_parameters(module) and not is_norm(module)]
     assert owners, "a forward pass that reaches no module with parameters has no head"
-    return max(owners, key=calls.last.__getitem__)
+    return named or [max(owners, key=calls.last.__getitem__)]
 
 
 def _units(network: nn.Module, expanded: Sequence[nn.Module]) -> list[nn.Module]:
@@ -112,7 +117,7 @@ def _divides(unit: nn.Module, calls: Calls) -> bool:
     return any(calls.reached(child) and any(True for _ in child.parameters()) for child in unit.children())
 
 
-def _groups(units: Sequence[nn.Module], calls: Calls) -> list[list[nn.Module]]:
+def _groups(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls) -> list[list[nn.Module]]:
     """Group the units that the forward pass reached, in its order, into what becomes the stages.
 
     Units without parameters stay with the group before them, but from a dropout on they wait for the unit whose input
@@ -120,11 +125,11 @@ def _groups(units: Sequence[nn.Module], calls: Calls) -> list[list[nn.Module]]:
     """
     groups: list[list[nn.Module]] = [[]]
     waiting: list[nn.Module] = []
-    for unit, brings in _arrivals(units, calls):
+    for unit, brings in _arrivals(units, head, calls):
         waiting.append(unit)
         if not brings and (len(waiting) > 1 or isinstance(unit, _DropoutNd)):
             continue
-        if brings and _begins(unit, groups[-1], head=_head(calls)):
+        if brings and _begins(unit, groups[-1], head):
             groups.append([])
         groups[-1] += waiting
         waiting = []
@@ -132,19 +137,19 @@ def _groups(units: Sequence[nn.Module], calls: Calls) -> list[list[nn.Module]]:
     return groups
 
 
-def _arrivals(units: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
+def _arrivals(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
     """Yield the units as the forward pass reaches them, and whether each brings parameters not seen before."""
-    head, seen = _head(calls), set[nn.Parameter]()
+    seen = set[nn.Parameter]()
     reached = filter(calls.reached, units)
-    for unit in sorted(reached, key=lambda unit: calls.last[unit] if unit is head else calls.start(unit)):
-        yield unit, unit is head or not seen.issuperset(unit.parameters())
+    for unit in sorted(reached, key=lambda unit: calls.end(unit) if unit in head else calls.start(unit)):
+        yield unit, unit in head or not seen.issuperset(unit.parameters())
         seen.update(unit.parameters())
 
 
-def _begins(unit: nn.Module, group: Sequence[nn.Module], *, head: nn.Module) -> bool:
+def _begins(unit: nn.Module, group: Sequence[nn.Module], head: Sequence[nn.Module]) -> bool:
     """Tell whether a unit begins a stage: the head does, and what does more than normalise the stage before it."""
-    if unit is head:
-        return any(_owns_parameters(module) for before in group for module in before.modules())
+    if unit in head:
+        return set(group).isdisjoint(head) and any(_owns_parameters(part) for unit in group for part in unit.modules())
     return _transforms([unit]) and _transforms(group)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Torchvision:
         weights: A member of the network's weights enum (`DEFAULT`, `IMAGENET1K_V1`, ...), a file of weights for this
             network, or null for new weights.
     """
+
+    task: ClassVar[str] = "classification"
 
     name: str
     weights: str | None = "DEFAULT"

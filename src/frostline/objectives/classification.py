@@ -25,6 +25,8 @@ class Classification:
         auxiliary_weight: Weight of each auxiliary classifier's loss.
     """
 
+    task = "classification"
+
     def __init__(
         self,
         *,

@@ -10,7 +10,10 @@ from frostline.batch import Batch
 
 
 class Objective(Protocol):
-    """The l of L_pre and L_fine: pure, from outputs and a batch to a loss."""
+    """The l of L_pre and L_fine: pure, from outputs and a batch to a loss.
+
+    One that is of a single task names it in an attribute `task`, as data and models do.
+    """
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss over the batch, a scalar."""
