@@ -15,7 +15,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"study", "display", "rank", "weight_space"},
     {"run"},
     {"dossier", "training", "launch"},
-    {"prepare", "run_logger"},
+    {"prepare", "run_logger", "interrupted"},
     {"refusals"},
     {"cost"},
     {"engine", "plan_figure", "interruption"},
