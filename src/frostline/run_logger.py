@@ -18,6 +18,7 @@ class RunLogger(Logger):
     def __init__(self, record: RunRecord) -> None:
         super().__init__()
         self._record = record
+        self._last_step = -1
 
     @property
     def name(self) -> str:
@@ -30,8 +31,11 @@ class RunLogger(Logger):
         return self._record.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Keep metrics for the next write."""
-        self._record.metrics(metrics, step=step or 0)
+        """Keep metrics for the next write; the epoch, which Lightning adds each time, once a step."""
+        now = step or 0
+        known = {"epoch"} if now == self._last_step else set()
+        self._last_step = now
+        self._record.metrics({name: value for name, value in metrics.items() if name not in known}, step=now)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the record holds the effective config already."""
