@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -86,15 +86,26 @@ def _record_plan(plan: Plan, record: RunRecord, *, lr: float) -> None:
 
 
 def record_results(prepared: Prepared, record: RunRecord) -> None:
-    """Keep what only a run that came to its end has: weights and predictions."""
+    """Keep what only a run that came to its end has: weights, tables and predictions."""
     network, metadata = prepared.network, {"signature": prepared.signature}
     with record.artifact(WEIGHTS) as path:
         save_weights(merged(network) if prepared.attached else network, path, metadata=metadata)
     if prepared.carried is not None and _is_small(changed(network, prepared.fingerprints), network):
         with record.artifact(DELTA) as path:
             save_delta(network, path, start=prepared.fingerprints, attached=prepared.attached, metadata=metadata)
+    for name, table in prepared.module.tables.items():
+        record.text(f"{name.replace('/', '_')}.csv", _named(table, prepared.data.classes))
     if prepared.module.predictions:
         record.text("predictions.csv", _predictions(prepared))
+
+
+def _named(table: Tensor, classes: Sequence[str]) -> str:
+    """Return a table of classes by classes as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, table.tolist(), strict=True))
+    return text.getvalue()
 
 
 def _is_small(delta: Mapping[str, Tensor], network: nn.Module) -> bool:

@@ -56,6 +56,7 @@ class Training(pl.LightningModule):
         self.val_metrics = objective.metrics(classes)
         self.test_metrics = objective.metrics(classes)
         self.predictions: list[dict[str, Tensor]] = []
+        self.tables: dict[str, Tensor] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
@@ -103,7 +104,10 @@ class Training(pl.LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     def _log_metrics(self, split: str, metrics: Any) -> None:
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.compute().items()})
+        """Log what is a number; what is a table, such as a confusion matrix, is kept for the record."""
+        values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
+        self.log_dict({name: value for name, value in values.items() if value.ndim == 0})
+        self.tables |= {name: value.cpu() for name, value in values.items() if value.ndim == 2}
         metrics.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -135,7 +135,7 @@ def plan_text(prepared: Prepared) -> str:
 def _ingredients(
     cfg: DictConfig, store: Store | None
 ) -> tuple[SplittedData, Backbone, Objective, dict[str, Tensor] | None]:
-    """Return data, model, objective and weights to carry, each as its key asks; what is wrong with any of them is said at once."""
+    """Return data, model, objective and weights to carry, each as its key asks; what is wrong is said at once."""
     mistakes = Mistakes()
     for check in OF_A_CONFIG:
         with mistakes.gathered():

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from frostline.adapter import Adapter
 from frostline.depth import Role

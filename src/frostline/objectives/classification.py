@@ -5,11 +5,18 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassMatthewsCorrCoef,
+)
 
 from frostline.batch import Batch
+from frostline.objectives.cross_entropy import CrossEntropy
 
 Logits = Tensor | tuple[Tensor, ...]
 
@@ -30,7 +37,7 @@ class Classification:
     def __init__(
         self,
         *,
-        loss: Callable[[Tensor, Tensor], Tensor] = nn.CrossEntropyLoss(),  # noqa: B008 (it holds no state)
+        loss: Callable[[Tensor, Tensor], Tensor] = CrossEntropy(),  # noqa: B008 (it holds no state)
         auxiliary_weight: Annotated[float, Ge(0)] = 0.4,
     ) -> None:
         self._loss = loss
@@ -45,12 +52,27 @@ class Classification:
         return total
 
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
-        """Return the share of examples whose most probable class is theirs (top-1)."""
-        return MetricCollection({"accuracy": MulticlassAccuracy(num_classes=len(classes), average="micro")})
+        """Return top-1 and, of more than five classes, top-5 accuracy, macro-F1, Matthews, calibration and confusion.
+
+        The calibration error is the mean gap between confidence and accuracy in 15 bins of equal width (Guo et al.
+        2017, arXiv:1706.04599, section 2). The confusion matrix has targets as rows and predictions as columns.
+        """
+        count = len(classes)
+        top5 = {"accuracy_top5": MulticlassAccuracy(count, top_k=5, average="micro")} if count > 5 else {}
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(count, average="micro"),
+                **top5,
+                "f1_macro": MulticlassF1Score(count, average="macro"),
+                "mcc": MulticlassMatthewsCorrCoef(count),
+                "ece": MulticlassCalibrationError(count, n_bins=15, norm="l1"),
+                "confusion": MulticlassConfusionMatrix(count),
+            }
+        )
 
     def measure(self, metrics: MetricCollection, outputs: Logits, batch: Batch) -> None:
         """Add a batch to the metrics."""
-        metrics.update(_logits(outputs), batch.targets)
+        metrics.update(_logits(outputs).float(), batch.targets)
 
     def predictions(self, outputs: Logits, batch: Batch) -> dict[str, Tensor]:
         """Return the target, the most probable class and its probability, each of shape (B,)."""

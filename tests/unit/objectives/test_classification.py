@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
 from torch import nn
 
 from frostline.batch import Batch
+from frostline.errors import RequestError
 from frostline.objectives.classification import Classification
+from frostline.objectives.cross_entropy import CrossEntropy
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.5], [1.0, 1.5, 0.0], [0.2, 0.1, 0.0]])
 BATCH = Batch(torch.zeros(4, 1), torch.tensor([0, 1, 0, 2]), torch.arange(4))
@@ -19,7 +22,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray, smoothing: float) -> 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_loss_is_the_mean_cross_entropy(smoothing: float) -> None:
-    objective = Classification(loss=nn.CrossEntropyLoss(label_smoothing=smoothing))
+    objective = Classification(loss=CrossEntropy(label_smoothing=smoothing))
     expected = cross_entropy(LOGITS.double().numpy(), BATCH.targets.numpy(), smoothing)
     assert objective.loss(LOGITS.double(), BATCH).item() == pytest.approx(expected)
 
@@ -45,3 +48,38 @@ def test_predictions_hold_target_prediction_and_its_probability() -> None:
     assert rows["prediction"].tolist() == [0, 1, 1, 0]
     assert rows["target"].tolist() == [0, 1, 0, 2]
     assert rows["confidence"][0].item() == pytest.approx(np.exp(2) / (np.exp(2) + 1 + np.exp(-1)), rel=1e-6)
+
+
+def test_metrics_are_those_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(60, 7, generator=generator), torch.randint(7, (60,), generator=generator)
+    objective = Classification()
+    metrics = objective.metrics(classes=list("abcdefg"))
+    for part in (slice(0, 40), slice(40, 60)):
+        objective.measure(metrics, logits[part], Batch(None, targets[part], targets[part]))
+    found, predicted = metrics.compute(), logits.argmax(1)
+    assert found["f1_macro"].item() == pytest.approx(f1_score(targets, predicted, average="macro"), abs=1e-6)
+    assert found["mcc"].item() == pytest.approx(matthews_corrcoef(targets, predicted), abs=1e-6)
+    assert np.array_equal(found["confusion"].numpy(), confusion_matrix(targets, predicted))
+    best = logits.topk(5).indices
+    assert found["accuracy_top5"].item() == pytest.approx((best == targets[:, None]).any(1).float().mean().item())
+    assert next(iter(metrics)) == "accuracy"
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    """Ten sure examples, of which eight are right: confidence .99..., accuracy .8, all in one bin."""
+    logits = torch.tensor([[5.0, 0.0]] * 10)
+    objective, targets = Classification(), torch.tensor([0] * 8 + [1] * 2)
+    metrics = objective.metrics(classes=["a", "b"])
+    objective.measure(metrics, logits, Batch(None, targets, targets))
+    confidence = float(np.exp(5) / (np.exp(5) + 1))
+    assert metrics.compute()["ece"].item() == pytest.approx(confidence - 0.8, abs=1e-5)
+
+
+def test_class_weights_count_as_often_as_they_say() -> None:
+    weighted = CrossEntropy(class_weights=[1.0, 3.0, 1.0])(LOGITS, BATCH.targets)
+    repeated = torch.tensor([0, 1, 1, 1, 2, 3])
+    plain = nn.CrossEntropyLoss()(LOGITS[repeated], BATCH.targets[repeated])
+    assert weighted.item() == pytest.approx(plain.item())
+    with pytest.raises(RequestError, match=r"objective.loss.class_weights: there are 2 weights for 3 classes"):
+        CrossEntropy(class_weights=[1.0, 3.0])(LOGITS, BATCH.targets)
