@@ -21,7 +21,7 @@ from frostline.modules import Training
 from frostline.optim.partition import outline
 from frostline.plan import Phase, Plan, who_trains
 from frostline.processes import finds_unused, share_buffers, world, wrap_anew
-from frostline.signals import Sums, probe
+from frostline.signals import Sums, overflowed, probe
 
 
 class Freezing(Callback):
@@ -87,7 +87,8 @@ class Freezing(Callback):
         """Sum the gradients of this step, where the strategy decides from them; name those that are missing."""
         if world() > 1 and not finds_unused(trainer.strategy):
             self._refuse_what_was_not_used()
-        if isinstance(self.plan.strategy, Adaptive) and self.plan.strategy.probe is None:
+        sums = isinstance(self.plan.strategy, Adaptive) and self.plan.strategy.probe is None
+        if sums and not overflowed(trainer, self._free):
             self._sums.add(self._free)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -25,20 +25,25 @@ class Sums:
         self.totals: dict[str, Tensor] = {}
 
     def add(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Add the gradients as they are now; what is frozen has none.
-
-        A step that overflowed in half precision is not taken, and its gradients, which are not finite, do not count.
-        """
-        gradients = {name: p.grad.detach() for name, p in parameters.items() if p.grad is not None}
-        taken = torch.nn.utils.get_total_norm(gradients.values()).isfinite()
-        for name, gradient in gradients.items():
-            before = self.totals.get(name, torch.zeros_like(gradient))
-            self.totals[name] = before.to(gradient.device) + torch.where(taken, gradient, 0)
+        """Add the gradients as they are now; what is frozen has none."""
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                gradient = parameter.grad.detach()
+                known = self.totals.get(name)
+                self.totals[name] = gradient.clone() if known is None else known.to(gradient.device).add_(gradient)
 
     def take(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """Return the sums, zero for what had no gradient, and begin anew."""
         totals, self.totals = self.totals, {}
         return {name: totals.get(name, torch.zeros_like(p)).to(p.device) for name, p in parameters.items()}
+
+
+def overflowed(trainer: pl.Trainer, parameters: Mapping[str, nn.Parameter]) -> bool:
+    """Tell whether this step's gradients overflowed in half precision, so that it will not be taken."""
+    if getattr(trainer.precision_plugin, "scaler", None) is None:
+        return False
+    gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
+    return not bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
 
 def probe(

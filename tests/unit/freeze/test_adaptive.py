@@ -1,6 +1,7 @@
 """Strategies that decide from gradients, each against an independent statement of its definition."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from frostline.freeze.autofreeze import AutoFreeze
 from frostline.freeze.drawing import depths
 from frostline.freeze.fisher_top_k import FisherTopK
 from frostline.freeze.strategy import Decision
-from frostline.signals import Sums
+from frostline.signals import Sums, overflowed
 
 STAGES = depths(["stem", "body1", "body2", "body3", "head"])
 OUTLINE = Outline(stages=STAGES, places=[Place(stage=s, role=Role.WEIGHT, name=f"{s.name}.w") for s in STAGES])
@@ -163,12 +164,23 @@ def test_autofreeze_freezes_nothing_where_a_number_is_none() -> None:
     assert set(AutoFreeze().decide(dict.fromkeys(names, math.nan), OUTLINE, past).values()) == {1.0}
 
 
-def test_a_step_that_overflowed_does_not_count_and_sums_follow_their_parameters() -> None:
+@pytest.mark.parametrize(
+    ("scaler", "gradient", "said"), [(True, math.inf, True), (True, 1, False), (None, math.inf, False)]
+)
+def test_a_step_overflows_where_gradients_are_scaled_and_not_finite(scaler, gradient, said) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([1.0, gradient])
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    assert overflowed(trainer, {"w": parameter}) is said
+
+
+def test_sums_are_of_what_was_added_and_begin_anew() -> None:
     parameter, sums = nn.Parameter(torch.zeros(2)), Sums()
-    for gradient in ([1.0, 2.0], [math.inf, 1.0], [3.0, -1.0]):
+    for gradient in ([1.0, 2.0], [3.0, -1.0]):
         parameter.grad = torch.tensor(gradient)
         sums.add({"w": parameter})
     assert sums.take({"w": parameter})["w"].tolist() == [4.0, 1.0]
+    assert sums.take({"w": parameter})["w"].tolist() == [0.0, 0.0]
 
 
 def test_autofreeze_starts_the_optimizer_anew_with_a_freeze_and_not_before() -> None:
