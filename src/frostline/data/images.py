@@ -3,13 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt
 from torch import Tensor
 
 from frostline.data.examples import Examples
-from frostline.data.image_split import ImageSplit
+from frostline.data.image_split import ImageSplit, Mixing
 from frostline.data.pixels import AugmentedImages, Images, fitted
 from frostline.data.splitted import SplittedData
 from frostline.nn.backbone import ImageInput
@@ -22,12 +22,16 @@ class ImageData(SplittedData):
     Attributes:
         image_size: Side of the square that the network sees, in pixels; None for what the network expects.
         augment: Show every training example changed at random in each epoch, in the dataset's own way.
+        mix: Mix each training image and its label with another one of its batch, by `mixup` or `cutmix`.
+        mix_alpha: Parameter of the Beta distribution from which the share of each is drawn.
     """
 
     task: ClassVar[str] = "classification"
 
     image_size: Annotated[int, Gt(0)] | None = None
     augment: bool = False
+    mix: Literal["mixup", "cutmix"] | None = None
+    mix_alpha: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,9 +65,16 @@ class ImageData(SplittedData):
         """Return images of one size, augmented where that was asked for."""
         augmented, size = self.augment and random, self.spec.size
         pixels = self.augmented(examples.content, size) if augmented else fitted(examples.content, size)
-        return ImageSplit(examples, pixels=pixels, spec=self.spec, seed=self.seed if augmented else None)
+        seed, mixing = self.seed if augmented else None, self._mixing() if random else None
+        return ImageSplit(examples, pixels=pixels, spec=self.spec, seed=seed, mixing=mixing)
+
+    def _mixing(self) -> Mixing | None:
+        if self.mix is None:
+            return None
+        return Mixing(kind=self.mix, alpha=self.mix_alpha, classes=len(self.classes), seed=self.seed)
 
     def shown(self) -> dict[str, Any]:
         """Return size, normalisation and whether images are augmented."""
         mean, std = list(self.spec.mean), list(self.spec.std)
-        return {"image_size": self.spec.size, "mean": mean, "std": std, "augment": self.augment}
+        chosen = {"augment": self.augment, "mix": self.mix, "mix_alpha": self.mix_alpha}
+        return {"image_size": self.spec.size, "mean": mean, "std": std, **chosen}

@@ -240,3 +240,37 @@ def test_setup_is_done_once_and_shared() -> None:
     data.setup("test")
     assert data.train is train
     assert other.train.pixels is train.pixels
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_batches_are_the_plain_ones_mixed_and_depend_on_seed_and_epoch_only(kind: str) -> None:
+    plain, mixed = digits(), digits(mix=kind, mix_alpha=0.7)
+    before = torch.get_rng_state()
+    once, again, later = epoch(mixed), epoch(mixed), epoch(mixed, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(once, again)
+    assert not same(once, later)
+    whole = epoch(plain)
+    assert places(once) == places(whole)
+    shares = []
+    for batch, original in zip(once, whole, strict=True):
+        own, other = original[1], original[1].roll(1)
+        assert torch.allclose(batch[1].sum(1), torch.ones(len(own)))
+        differ = own != other
+        share = batch[1][differ].gather(1, own[differ, None])
+        assert torch.allclose(share, share[0])
+        shares.append(float(share[0]))
+        if kind == "mixup":
+            blended = shares[-1] * original[0] + (1 - shares[-1]) * original[0].roll(1, 0)
+            torch.testing.assert_close(batch[0], blended, rtol=1e-4, atol=1e-5)
+        else:
+            pasted = (batch[0] == original[0]) | (batch[0] == original[0].roll(1, 0))
+            assert pasted.all()
+    assert len(set(shares)) > 1, "each batch has a share of its own"
+
+
+def test_only_what_trains_is_mixed() -> None:
+    data = digits(mix="mixup")
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.reference_dataloader()):
+        assert next(iter(loader)).targets.ndim == 1
+    assert data.describe()["mix"] == "mixup"
