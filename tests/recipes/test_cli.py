@@ -126,6 +126,7 @@ def test_a_run_leaves_in_mlflow_all_that_the_contract_names(workplace: Workplace
         *("config.yaml", "plan.txt", "plan.png", "environment.txt", "command.txt", "git.diff", "data.json"),
         *("audit.json", "carried.txt", "predictions.csv", "weights.safetensors", "delta.safetensors"),
         "checkpoints/last.ckpt",
+        *("val_confusion.csv", "test_confusion.csv"),
     }
     sizes = {i.tags[0].value: json.loads(i.dataset.profile)["examples"] for i in run.inputs.dataset_inputs}
     assert sizes == {"train": 4, "val": 8, "test": 54}
