@@ -106,7 +106,7 @@ class Training(pl.LightningModule):
     def _log_metrics(self, split: str, metrics: Any) -> None:
         """Log what is a number; what is a table, such as a confusion matrix, is kept for the record."""
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
-        self.log_dict({name: value for name, value in values.items() if value.ndim == 0})
+        self.log_dict({name: value.float() for name, value in values.items() if value.ndim == 0})
         self.tables |= {name: value.cpu() for name, value in values.items() if value.ndim == 2}
         metrics.reset()
 

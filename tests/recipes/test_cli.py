@@ -62,7 +62,7 @@ def test_a_head_that_fits_is_carried_and_no_epochs_score_the_carried_weights_t12
     scored = workplace.train("finetune", *same, f"init_from={source}", "trainer.max_epochs=0", "freeze=head")
     before, after = workplace.store.run(source), workplace.store.run(scored)
     tests = {name for name in before.data.metrics if name.startswith("test/")}
-    assert tests == {"test/accuracy", "test/loss"}
+    assert tests >= {"test/accuracy", "test/loss"}
     assert {n: before.data.metrics[n] for n in tests} == {n: after.data.metrics[n] for n in tests}
     assert before.data.metrics["test/accuracy"] > 0.5
     assert workplace.artifact(source, "predictions.csv") == workplace.artifact(scored, "predictions.csv")
