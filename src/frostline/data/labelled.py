@@ -1,0 +1,80 @@
+"""From named labels to the three splits of a source: one class for each example."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from frostline.data.examples import Examples, Source
+from frostline.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """An example with a label, before classes have numbers.
+
+    Attributes:
+        name: What people call it, such as a file and a line.
+        content: A text, or where an image is.
+        label: Its class.
+        digest: Its content as a hexadecimal SHA-256.
+    """
+
+    name: str
+    content: Any
+    label: str
+    digest: str
+
+
+def labelled_source(
+    name: str, splits: Mapping[str, Sequence[Labelled]], *, keep: Callable[[Sequence[Any]], Any] = tuple
+) -> Source:
+    """Return the source of these examples; its classes are those of `train`.
+
+    Args:
+        name: What to call the source.
+        splits: `train`, and `val` and `test` where there are any.
+        keep: Makes the source's content of the contents of all examples, by row.
+
+    Raises:
+        DataError: There are fewer than two classes, or a class that train lacks.
+    """
+    classes = in_order({example.label for example in splits["train"]})
+    if len(classes) < 2:
+        raise DataError(f"data.train_file: '{', '.join(classes)}' is the only class of {name}; add examples of another")
+    for split, examples in splits.items():
+        _check_known(split, examples, classes)
+    everything = [example for examples in splits.values() for example in examples]
+    content = keep([example.content for example in everything])
+    begins = np.cumsum([0, *map(len, splits.values())])
+    parts = {
+        split: _examples(examples, content, int(begin), classes)
+        for (split, examples), begin in zip(splits.items(), begins[:-1], strict=True)
+    }
+    return Source(name=name, classes=tuple(classes), splits=parts)
+
+
+def in_order(labels: set[str]) -> list[str]:
+    """Sort labels, numbers by their value."""
+    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+
+
+def _check_known(split: str, examples: Sequence[Labelled], classes: Sequence[str]) -> None:
+    for example in examples:
+        if example.label not in classes:
+            way_out = f"add examples of it to train, or remove it from {split}"
+            raise DataError(
+                f"data.{split}_file: {example.name} has a class '{example.label}' that train lacks; {way_out}"
+            )
+
+
+def _examples(examples: Sequence[Labelled], content: Any, begin: int, classes: Sequence[str]) -> Examples:
+    index = {label: place for place, label in enumerate(classes)}
+    return Examples(
+        content=content,
+        rows=np.arange(begin, begin + len(examples)),
+        labels=np.array([index[example.label] for example in examples], dtype=np.int64),
+        digests=tuple(example.digest for example in examples),
+        ids=tuple(example.name for example in examples),
+    )

@@ -1,0 +1,22 @@
+"""Libraries that only some networks need, imported when one of these is asked for."""
+
+from importlib import import_module
+from types import ModuleType
+
+from frostline.errors import RequestError
+
+
+def library(name: str, *, extra: str) -> ModuleType:
+    """Import a library that an extra of this package installs.
+
+    Args:
+        name: The library.
+        extra: The extra.
+
+    Raises:
+        RequestError: It is not installed; the sentence has the command.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise RequestError(f"model: needs {name}, which is not here; pip install 'frostline[{extra}]'") from error

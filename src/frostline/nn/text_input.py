@@ -1,0 +1,45 @@
+"""The text that a network expects: which tokens a text becomes, and how many of them it takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextInput:
+    """The tokens that a network expects.
+
+    Attributes:
+        tokenizer: One of transformers.
+        max_length: Tokens of a text that the network takes, those that the tokenizer adds included.
+        fingerprint: What tells this tokenizer from others, a hexadecimal SHA-256.
+    """
+
+    tokenizer: Any
+    max_length: int
+    fingerprint: str
+
+    def encoded(self, texts: Sequence[Any], *, longest: int, words: bool = False) -> tuple[list[Any], int]:
+        """Return the encoding of each text, cut to `longest` tokens, and how many of them had to be cut.
+
+        Args:
+            texts: The texts; each a list of words where `words` says so.
+            longest: Tokens that are kept of a text, those that the tokenizer adds included.
+            words: Whether the texts are cut into words.
+        """
+        chosen = {"is_split_into_words": words, "return_attention_mask": False, "return_token_type_ids": False}
+        texts = list(texts)
+        whole = self.tokenizer(texts, verbose=False, **chosen)
+        cut = self.tokenizer(texts, truncation=True, max_length=longest, **chosen)
+        return list(cut.encodings), sum(len(ids) > longest for ids in whole["input_ids"])
+
+    def padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Return `input_ids` and `attention_mask`, int64 of shape (B, L), L the longest of these B."""
+        rows = [torch.tensor(row, dtype=torch.int64) for row in ids]
+        padded = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        return {"input_ids": padded, "attention_mask": mask}
