@@ -5,7 +5,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -117,10 +116,10 @@ def _is_small(delta: Mapping[str, Tensor], network: nn.Module) -> bool:
 def _predictions(prepared: Prepared) -> str:
     """Return the test predictions as CSV, an example a line, in the order of the split."""
     parts = prepared.module.predictions
-    columns = {name: torch.cat([part[name] for part in parts]).tolist() for name in parts[0]}
+    columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
     ids = prepared.data.example_ids("test")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", *columns])
-    writer.writerows([ids[row[0]], *row] for row in sorted(zip(*columns.values(), strict=True)))
+    writer.writerows([ids[row[0]], *row] for row in sorted(zip(*columns.values(), strict=True), key=lambda row: row[0]))
     return text.getvalue()

@@ -55,7 +55,8 @@ class Training(pl.LightningModule):
         self.train_loss.persistent(mode=True)  # a run that was stopped within an epoch goes on with its mean
         self.val_metrics = objective.metrics(classes)
         self.test_metrics = objective.metrics(classes)
-        self.predictions: list[dict[str, Tensor]] = []
+        self.classes = list(classes)
+        self.predictions: list[dict[str, Any]] = []
         self.tables: dict[str, Tensor] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -84,8 +85,8 @@ class Training(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch of the test split and keep what was predicted."""
         outputs = self._evaluate(batch, "test")
-        rows = {"place": batch.places} | self._objective.predictions(outputs, batch)
-        self.predictions.append({name: column.cpu() for name, column in rows.items()})
+        rows = {"place": batch.places, **self._objective.predictions(outputs, batch)}
+        self.predictions.append({name: _plain(column) for name, column in rows.items()})
 
     def _evaluate(self, batch: Batch, split: str) -> Any:
         outputs = self.network(batch.inputs)
@@ -104,9 +105,16 @@ class Training(pl.LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     def _log_metrics(self, split: str, metrics: Any) -> None:
-        """Log what is a number; what is a table, such as a confusion matrix, is kept for the record."""
+        """Log what is a number, of all or of each class; a table of classes by classes is kept for the record."""
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
-        self.log_dict({name: value.float() for name, value in values.items() if value.ndim == 0})
+        per_class = {
+            f"{name}/{each}": number
+            for name, value in values.items()
+            if value.ndim == 1
+            for each, number in zip(self.classes, value, strict=True)
+        }
+        scalars = {name: value for name, value in values.items() if value.ndim == 0}
+        self.log_dict({name: value.float() for name, value in (scalars | per_class).items()})
         self.tables |= {name: value.cpu() for name, value in values.items() if value.ndim == 2}
         metrics.reset()
 
@@ -121,6 +129,10 @@ class Training(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"},
         }
+
+
+def _plain(column: Tensor | Sequence[Any]) -> list[Any]:
+    return column.tolist() if isinstance(column, Tensor) else list(column)
 
 
 class Pretraining(Training):

@@ -95,7 +95,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     data.expect(model.input)
     data.world = processes_of(plain(cfg.trainer))
     data.setup()
-    network = model.network(len(data.classes))
+    network = objective.network(model, data.classes)
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
     carried = _carry(network, weights, parts[-1], cfg.min_coverage)
@@ -143,8 +143,7 @@ def _ingredients(
     data, model, objective, weights = None, None, None, None
     with mistakes.gathered():
         data = build(cfg.data)
-        data.prepare_data()
-        data.source()
+        data.check()
     with mistakes.gathered():
         model = build(cfg.model)
     with mistakes.gathered():

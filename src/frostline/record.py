@@ -37,6 +37,9 @@ from frostline.errors import RequestError  # noqa: E402
 
 _URI = "MLFLOW_TRACKING_URI"
 
+_UNNAMEABLE = re.compile(r"[^\w\-. :/]")
+"""What MLflow takes in no metric's name; a class may be called anything."""
+
 LONGEST_PARAM = 6000
 """MLflow's limit on the characters of a parameter; longer ones stand whole in the artifact config.yaml."""
 
@@ -220,7 +223,8 @@ class RunRecord:
 
     def metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log metrics at a step; they are written together at the next `flush`."""
-        new = {key: float(value) for key, value in metrics.items() if step > self.logged.get(key, -1)}
+        named = {_UNNAMEABLE.sub("_", key): float(value) for key, value in metrics.items()}
+        new = {key: value for key, value in named.items() if step > self.logged.get(key, -1)}
         self._metrics += [Metric(key, value, int(time() * 1000), step) for key, value in new.items()]
 
     def flush(self) -> None:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from frostline.config.build import as_request, build
 from frostline.config.effective import plain
-from frostline.errors import RequestError
+from frostline.errors import Mistakes, RequestError
 from frostline.modules import Training
 from frostline.nearest import did_you_mean
 from frostline.nn.adapters import plain_name
@@ -63,11 +63,16 @@ def _refuse_optimizer(cfg: DictConfig) -> None:
 
 
 def refuse_other_tasks(data: Any, model: Any, objective: Any) -> None:
-    """Refuse a model or an objective of another task than the data's; one of a user's own that names none may pass."""
-    for key, part in (("model", model), ("objective", objective)):
-        task = getattr(part, "task", data.task)
-        if task != data.task:
-            raise RequestError(f"{key}: is for {task}, but the data is for {data.task}; choose another {key}, or data")
+    """Refuse data, model and objective that share no task; what names none, such as a user's own, suits any."""
+    shared, mistakes = data.tasks, Mistakes()
+    for key, part in (("objective", objective), ("model", model)):
+        tasks = getattr(part, "tasks", shared)
+        with mistakes.gathered():
+            if set(shared).isdisjoint(tasks):
+                its, wanted = " or ".join(tasks), " or ".join(shared)
+                raise RequestError(f"{key}: is for {its}, but the data is for {wanted}; choose another {key}, or data")
+            shared = tuple(task for task in shared if task in tasks)
+    mistakes.refuse()
 
 
 def refuse_random_parts(plan: Plan, new: set[str]) -> None:

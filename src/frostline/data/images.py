@@ -26,7 +26,7 @@ class ImageData(SplittedData):
         mix_alpha: Parameter of the Beta distribution from which the share of each is drawn.
     """
 
-    task: ClassVar[str] = "classification"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "self_supervised")
 
     image_size: Annotated[int, Gt(0)] | None = None
     augment: bool = False

@@ -35,8 +35,8 @@ class SplittedData(pl.LightningDataModule, ABC):
         test_fraction: Share of the training examples that becomes test where the source has none.
     """
 
-    task: ClassVar[str]
-    """What its targets are for: an objective and a model are of the same task."""
+    tasks: ClassVar[tuple[str, ...]]
+    """What its targets are good for: data, model and objective of a run share a task."""
     sized_by: ClassVar[str] = "data.image_size"
     """The key that says how large an example is shown."""
 
@@ -54,6 +54,15 @@ class SplittedData(pl.LightningDataModule, ABC):
         self._splits: dict[str, Split] = {}
         self._begin = {"epoch": 0, "batch": 0}
         self.world = 1  # processes that share the data, until a trainer says so
+
+    def check(self) -> None:
+        """Find what is wrong with the data before a network is there to show it to.
+
+        Raises:
+            DataError: The data is not there or not readable.
+        """
+        self.prepare_data()
+        self.source()
 
     @abstractmethod
     def source(self) -> Source:
@@ -89,35 +98,27 @@ class SplittedData(pl.LightningDataModule, ABC):
         """Class names in the order of the labels."""
         return list(self.source().classes)
 
-    @property
-    def train(self) -> Split:
-        """What is trained on."""
-        return self._drawn("train")
-
-    @property
-    def val(self) -> Split:
-        """What every choice is made on."""
-        return self._drawn("val")
-
-    @property
-    def test(self) -> Split:
-        """What is looked at once, at the end."""
-        return self._drawn("test")
+    def drawn(self, split: str) -> Split:
+        """Return `train`, which is trained on; `val`, for every choice; or `test`, looked at once, at the end."""
+        assert self._splits, "call setup() before the splits are used"
+        return self._splits[split]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Load this process's share of the training examples in the order of (seed, epoch)."""
         rank, world = self._process()
-        order = EpochOrder(len(self.train), seed=self.seed, batch_size=self.batch_size, rank=rank, world=world)
+        order = EpochOrder(len(self.drawn("train")), seed=self.seed, batch_size=self.batch_size, rank=rank, world=world)
         order.start(**self._begin)
-        return self._loader(self.train, order, drop_last=leaves_one_over(len(order), batch_size=self.batch_size))
+        return self._loader(
+            self.drawn("train"), order, drop_last=leaves_one_over(len(order), batch_size=self.batch_size)
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Load this process's share of the validation examples, none twice."""
-        return self._evaluation_loader(self.val)
+        return self._evaluation_loader(self.drawn("val"))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Load this process's share of the test examples, none twice."""
-        return self._evaluation_loader(self.test)
+        return self._evaluation_loader(self.drawn("test"))
 
     def start(self, *, epoch: int, batch: int) -> None:
         """Let the next training loader begin at batch `batch` of `epoch`, where an interrupted run goes on."""
@@ -125,16 +126,16 @@ class SplittedData(pl.LightningDataModule, ABC):
 
     def reference_dataloader(self) -> DataLoader[Batch]:
         """Load all training examples in order, without augmentation, as evaluation shows them."""
-        plain = self.split(self.train.examples, random=False)
+        plain = self.split(self.drawn("train").examples, random=False)
         return self._loader(plain, Share(len(plain)), drop_last=leaves_one_over(len(plain), batch_size=self.batch_size))
 
     def example_ids(self, split: str) -> list[str]:
         """Return what people call each example of a split, by place."""
-        return list(self._drawn(split).examples.ids)
+        return list(self.drawn(split).examples.ids)
 
     def fingerprint(self) -> str:
         """Return one SHA-256 over class names, contents and labels of all splits as drawn."""
-        hashes = [self._drawn(split).examples.hash(self.source().strata) for split in SPLITS]
+        hashes = [self.drawn(split).examples.hash(self.source().strata) for split in SPLITS]
         return sha256("\n".join([*self.classes, *hashes]).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class SplittedData(pl.LightningDataModule, ABC):
         }
 
     def _describe(self, split: str) -> dict[str, Any]:
-        drawn, whole, strata = self._drawn(split).examples, getattr(self._division(), split), self.source().strata
+        drawn, whole, strata = self.drawn(split).examples, getattr(self._division(), split), self.source().strata
         return {
             "examples": len(drawn),
             "per_class": drawn.per_stratum(strata),
@@ -164,10 +165,6 @@ class SplittedData(pl.LightningDataModule, ABC):
         return divide(
             self.source(), seed=self.split_seed, val_fraction=self.val_fraction, test_fraction=self.test_fraction
         )
-
-    def _drawn(self, split: str) -> Split:
-        assert self._splits, "call setup() before the splits are used"
-        return self._splits[split]
 
     def _draw(self, split: str) -> Split:
         examples = getattr(self._division(), split)

@@ -31,7 +31,7 @@ class TextFiles(TokenData):
             suffix says it.
     """
 
-    task: ClassVar[str] = "classification"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
 
     train_file: str
     val_file: str | None = None

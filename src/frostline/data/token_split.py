@@ -105,5 +105,5 @@ class TokenData(SplittedData):
 
     def shown(self) -> dict[str, Any]:
         """Return which tokenizer cuts the text, the longest that is seen, and how many examples are longer."""
-        cut = {split: getattr(self, split).over_long for split in SPLITS}
+        cut = {split: self.drawn(split).over_long for split in SPLITS}
         return {"tokenizer": self.spec.fingerprint, "max_length": self.longest, "over_long": cut}

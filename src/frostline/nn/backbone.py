@@ -1,9 +1,12 @@
 """What every network is built from: a recipe that says which images it expects, and builds the network."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import nn
+
+CLASSIFIERS = ("classification", "multilabel", "self_supervised")
+"""What a network from images to one logit for each class is good for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,10 @@ class ImageInput:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A recipe for a network; it knows nothing of training. One of a single task names it in an attribute `task`."""
+    """A recipe for a network; it knows nothing of training."""
+
+    tasks: ClassVar[tuple[str, ...]]
+    """What its outputs are good for: data, model and objective of a run share a task."""
 
     @property
     def input(self) -> Any:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from frostline.nn.backbone import ImageInput
+from frostline.nn.backbone import CLASSIFIERS, ImageInput
 
 _IMAGENET = ImageInput(size=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -19,7 +19,7 @@ class CifarResNet:
         depth: Layers that own weights on the longest path, 6n + 2 for n blocks a group.
     """
 
-    task: ClassVar[str] = "classification"
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIERS
 
     depth: Literal[20, 32, 44, 56, 110] = 20
 

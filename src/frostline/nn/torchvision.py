@@ -12,7 +12,7 @@ from torchvision import models
 
 from frostline.errors import RequestError, WeightsError
 from frostline.nearest import did_you_mean
-from frostline.nn.backbone import ImageInput
+from frostline.nn.backbone import CLASSIFIERS, ImageInput
 from frostline.nn.stages import stages
 from frostline.nn.weights import COUNTER, read_weights
 
@@ -33,7 +33,7 @@ class Torchvision:
             network, or null for new weights.
     """
 
-    task: ClassVar[str] = "classification"
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFIERS
 
     name: str
     weights: str | None = "DEFAULT"

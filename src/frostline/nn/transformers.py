@@ -34,7 +34,7 @@ class Transformer:
         config: What the configuration says otherwise: `{num_hidden_layers: 2}`.
     """
 
-    task: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
     family: ClassVar[str]
     """The class of transformers that builds the network."""
 
@@ -131,7 +131,7 @@ class Transformer:
 class TextClassifier(Transformer):
     """A network of transformers with one label for each text."""
 
-    task: ClassVar[str] = "classification"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
     family: ClassVar[str] = "AutoModelForSequenceClassification"
 
 

@@ -1,7 +1,7 @@
 """One label for each example."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -17,11 +17,12 @@ from torchmetrics.classification import (
 
 from frostline.batch import Batch
 from frostline.objectives.cross_entropy import CrossEntropy
+from frostline.objectives.objective import Objective
 
 Logits = Tensor | tuple[Tensor, ...]
 
 
-class Classification:
+class Classification(Objective):
     """Classify into one of C classes.
 
     The network gives logits of shape (B, C), or while training a tuple of them with those of auxiliary classifiers,
@@ -32,7 +33,7 @@ class Classification:
         auxiliary_weight: Weight of each auxiliary classifier's loss.
     """
 
-    task = "classification"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
 
     def __init__(
         self,

@@ -1,32 +1,53 @@
 """What every objective offers to the LightningModules."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from frostline.batch import Batch
+from frostline.nn.backbone import Backbone
 
 
-class Objective(Protocol):
-    """The l of L_pre and L_fine: pure, from outputs and a batch to a loss.
+class Objective(ABC):
+    """The l of L_pre and L_fine: pure, from outputs and a batch to a loss."""
 
-    One that is of a single task names it in an attribute `task`, as data and models do.
-    """
+    tasks: ClassVar[tuple[str, ...]]
+    """What it can be the loss of: data, model and objective of a run share a task."""
 
+    def network(self, model: Backbone, classes: Sequence[str]) -> nn.Module:
+        """Build what is trained: the recipe's network as it is, unless the loss is of another problem than its own.
+
+        Args:
+            model: The recipe.
+            classes: Names of the data's classes, in the order of their indices.
+
+        Returns:
+            A module from a batch's inputs to what `loss` takes.
+        """
+        return model.network(len(classes))
+
+    @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss over the batch, a scalar."""
 
+    @abstractmethod
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
         """Return fresh metrics, by the names under which they are logged after the split's.
+
+        A metric is a scalar; one number for each class (C,); or a table of classes by classes (C, C). The first scalar
+        by name is the one that a run reports.
 
         Args:
             classes: Names of the classes, in the order of their indices.
         """
 
+    @abstractmethod
     def measure(self, metrics: MetricCollection, outputs: Any, batch: Batch) -> None:
         """Add a batch to the metrics."""
 
-    def predictions(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
-        """Return what to keep of each example, as columns of B rows; `target` and `prediction` are among them."""
+    @abstractmethod
+    def predictions(self, outputs: Any, batch: Batch) -> Mapping[str, Tensor | Sequence[Any]]:
+        """Return what to keep of each example, as columns of B rows: tensors (B,), or plain values such as texts."""

@@ -67,11 +67,11 @@ def test_the_published_batches_keep_their_test_set_and_give_val_from_train(publi
     root, pixels = published
     data = cifar(root, val_fraction=0.2)
     assert data.classes == CLASSES
-    assert [len(split) for split in (data.train, data.val, data.test)] == [80, 20, 20]
-    assert set(data.val.examples.per_stratum(CLASSES).values()) == {2}
+    assert [len(split) for split in (data.drawn("train"), data.drawn("val"), data.drawn("test"))] == [80, 20, 20]
+    assert set(data.drawn("val").examples.per_stratum(CLASSES).values()) == {2}
     assert sorted(data.example_ids("test")) == [f"test/{row:05d}" for row in range(20)]
     for place, name in enumerate(data.example_ids("test")):
-        inputs, target, _ = data.test[place]
+        inputs, target, _ = data.drawn("test")[place]
         row = int(name.removeprefix("test/"))
         assert torch.equal(inputs, torch.from_numpy(pixels[100 + row]).view(3, 32, 32) / 255)
         assert target == row % 10
@@ -129,7 +129,7 @@ def test_augmentation_shifts_by_an_eighth_and_mirrors(published) -> None:
     plain, augmented = cifar(root), cifar(root, augment=True)
     mirrored = 0
     for place in range(20):
-        still, view = plain.train[place][0], augmented.train[place][0]
+        still, view = plain.drawn("train")[place][0], augmented.drawn("train")[place][0]
         padded = torch.nn.functional.pad(still, (4, 4, 4, 4))
         cuts = padded.unfold(1, 32, 1).unfold(2, 32, 1).flatten(1, 2).transpose(0, 1)
         straight = (cuts == view).flatten(1).all(1).any().item()
@@ -146,5 +146,5 @@ def test_the_shared_archive_holds_cifar10() -> None:
         pytest.skip(f"{SHARED} is not there; set FROSTLINE_SHARED to the folder that has data/cifar10.tar.gz")
     data = cifar(SHARED, shots=10)
     assert data.classes == CLASSES
-    assert [len(split) for split in (data.train, data.val, data.test)] == [100, 7500, 10000]
+    assert [len(split) for split in (data.drawn("train"), data.drawn("val"), data.drawn("test"))] == [100, 7500, 10000]
     assert data.describe()["duplicates_removed"] == {"test": 0, "train": 0}

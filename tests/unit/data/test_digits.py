@@ -25,7 +25,7 @@ def test_all_1797_digits_are_there_once_with_their_pixels_and_labels() -> None:
     data, bunch = digits(), load_digits()
     assert data.classes == [str(digit) for digit in range(10)]
     seen = []
-    for split in (data.train, data.val, data.test):
+    for split in (data.drawn("train"), data.drawn("val"), data.drawn("test")):
         batch = split.__getitems__(range(len(split)))
         rows = split.examples.rows
         assert np.abs(batch[0][:, 1].numpy() * 16 - bunch.images[rows]).max() < 0.04
@@ -37,7 +37,11 @@ def test_all_1797_digits_are_there_once_with_their_pixels_and_labels() -> None:
 def test_seventy_fifteen_fifteen_of_every_digit() -> None:
     data = digits()
     counts = np.array(
-        [split.examples.per_stratum(data.classes)[name] for name in data.classes for split in (data.val, data.test)]
+        [
+            split.examples.per_stratum(data.classes)[name]
+            for name in data.classes
+            for split in (data.drawn("val"), data.drawn("test"))
+        ]
     )
     totals = np.bincount(load_digits().target).repeat(2)
     assert np.abs(counts - 0.15 * totals).max() <= 0.5
@@ -46,9 +50,9 @@ def test_seventy_fifteen_fifteen_of_every_digit() -> None:
 def test_labels_are_places_in_the_users_list() -> None:
     data = digits(digits=[7, 3])
     assert data.classes == ["7", "3"]
-    rows = data.train.examples.rows
+    rows = data.drawn("train").examples.rows
     assert torch.equal(
-        data.train.__getitems__(range(len(rows)))[1], torch.tensor(load_digits().target[rows] == 3).long()
+        data.drawn("train").__getitems__(range(len(rows)))[1], torch.tensor(load_digits().target[rows] == 3).long()
     )
 
 
@@ -68,7 +72,7 @@ def test_augmentation_only_shifts() -> None:
     data = digits(augment=True, image_size=16)
     plain = digits(image_size=16)
     for key in range(20):
-        shifted, still = data.train[key][0][0], plain.train[key][0][0]
+        shifted, still = data.drawn("train")[key][0][0], plain.drawn("train")[key][0][0]
         moves = [torch.roll(still, (down, right), (0, 1)) for down in range(-2, 3) for right in range(-2, 3)]
         inner = (slice(2, -2), slice(2, -2))
         assert any(torch.equal(shifted[inner], move[inner]) for move in moves)

@@ -29,7 +29,7 @@ def folder(root: Path, **options) -> ImageFolder:
 
 
 def sizes(data: ImageFolder) -> tuple[int, int, int]:
-    return len(data.train), len(data.val), len(data.test)
+    return len(data.drawn("train")), len(data.drawn("val")), len(data.drawn("test"))
 
 
 def test_class_folders_are_split_by_content(plant) -> None:
@@ -70,7 +70,7 @@ def test_pixels_and_labels_are_those_of_the_file(plant) -> None:
     root = plant({"cat": 10, "dog": 10})
     data = folder(root)
     for place, name in enumerate(data.example_ids("train")):
-        inputs, target, index = data.train[place]
+        inputs, target, index = data.drawn("train")[place]
         assert torch.equal(inputs, fit(decode((root / name).read_bytes()), size=8) / 255)
         assert (data.classes[target], index) == (name.split("/")[0], place)
 
@@ -150,9 +150,9 @@ def test_augmentation_cuts_out_of_the_whole_image_the_same_way_with_any_number_o
     assert all(torch.equal(one[0], other[0]) for one, other in zip(alone, helped, strict=True))
     assert alone[0][0].shape == (4, 3, 8, 8)
     data, plain = folder(root, augment=True), folder(root)
-    views = [data.train.__getitems__([epoch * len(data.train)])[0] for epoch in range(5)]
+    views = [data.drawn("train").__getitems__([epoch * len(data.drawn("train"))])[0] for epoch in range(5)]
     assert len({view.numpy().tobytes() for view in views}) == 5
-    assert not any(torch.equal(view[0], plain.train[0][0]) for view in views)
+    assert not any(torch.equal(view[0], plain.drawn("train")[0][0]) for view in views)
 
 
 def test_a_source_is_read_once_per_process(plant) -> None:

@@ -44,8 +44,10 @@ def test_a_batch_is_normalised_colour_images_with_labels_and_places() -> None:
     batch = epoch(data)[0]
     assert (batch[0].shape, batch[0].dtype) == ((8, 3, 8, 8), torch.float32)
     assert batch[1].dtype == batch[2].dtype == torch.int64
-    assert batch[1].tolist() == data.train.examples.labels[batch[2].numpy()].tolist()
-    raw = torch.stack([data.train.pixels[int(row)] for row in data.train.examples.rows[batch[2].numpy()]])
+    assert batch[1].tolist() == data.drawn("train").examples.labels[batch[2].numpy()].tolist()
+    raw = torch.stack(
+        [data.drawn("train").pixels[int(row)] for row in data.drawn("train").examples.rows[batch[2].numpy()]]
+    )
     scaled = transforms.convert_image_dtype(raw)
     assert torch.equal(batch[0], transforms.normalize(scaled, list(SPEC.mean), list(SPEC.std)))
 
@@ -70,11 +72,11 @@ def test_workers_change_no_bit_in_any_epoch(augment: bool) -> None:
 
 def test_augmentation_differs_between_epochs_seeds_and_examples_and_repeats_otherwise() -> None:
     data, other = digits(augment=True), digits(seed=1, augment=True)
-    count = len(data.train)
-    first, second = (data.train.__getitems__([number * count + 3]) for number in (0, 1))
-    views = [data.train.__getitems__([number * count + 3])[0] for number in range(8)]
+    count = len(data.drawn("train"))
+    first, second = (data.drawn("train").__getitems__([number * count + 3]) for number in (0, 1))
+    views = [data.drawn("train").__getitems__([number * count + 3])[0] for number in range(8)]
     assert len({view.numpy().tobytes() for view in views}) > 3
-    assert torch.equal(first[0], data.train.__getitems__([3, 4])[0][:1])
+    assert torch.equal(first[0], data.drawn("train").__getitems__([3, 4])[0][:1])
     assert first[2] == second[2] == 3
     elsewhere = [other.train.__getitems__([number * count + 3])[0] for number in range(8)]
     assert not all(torch.equal(a, b) for a, b in zip(views, elsewhere, strict=True))
@@ -188,7 +190,11 @@ def test_every_arm_of_one_seed_draws_the_same_examples() -> None:
 
 def test_splits_share_no_content() -> None:
     data = digits()
-    digests = [digest for split in (data.train, data.val, data.test) for digest in split.examples.digests]
+    digests = [
+        digest
+        for split in (data.drawn("train"), data.drawn("val"), data.drawn("test"))
+        for digest in split.examples.digests
+    ]
     assert len(set(digests)) == len(digests)
 
 
@@ -236,9 +242,9 @@ def test_a_batch_before_its_time_says_which_call_is_missing() -> None:
 
 def test_setup_is_done_once_and_shared() -> None:
     data, other = digits(), digits()
-    train = data.train
+    train = data.drawn("train")
     data.setup("test")
-    assert data.train is train
+    assert data.drawn("train") is train
     assert other.train.pixels is train.pixels
 
 
