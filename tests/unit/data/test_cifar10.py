@@ -94,8 +94,8 @@ def test_images_in_a_folder_or_an_archive_are_taken_without_a_download(plant, tm
         tar.add(root, "anywhere")
     opened, packed = cifar(root), cifar(tmp_path / "c.tar.gz")
     assert opened.fingerprint() == packed.fingerprint()
-    assert [len(split) for split in (packed.train, packed.val, packed.test)] == [16, 4, 4]
-    assert torch.equal(opened.test[1][0], packed.test[1][0])
+    assert [len(split) for split in (packed.drawn("train"), packed.drawn("val"), packed.drawn("test"))] == [16, 4, 4]
+    assert torch.equal(opened.drawn("test")[1][0], packed.drawn("test")[1][0])
 
 
 def test_images_without_a_test_folder(plant) -> None:

@@ -93,7 +93,7 @@ def test_an_archive_is_the_folder_that_was_packed(plant, tmp_path, pack, name) -
     root = plant({"cat": 10, "dog": 10})
     opened, closed = folder(root), folder(pack(root, tmp_path / name))
     assert opened.fingerprint() == closed.fingerprint()
-    assert torch.equal(opened.train[3][0], closed.train[3][0])
+    assert torch.equal(opened.drawn("train")[3][0], closed.drawn("train")[3][0])
     assert [f"pics/{name}" for name in opened.example_ids("test")] == closed.example_ids("test")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pics", name]
 

@@ -53,7 +53,7 @@ def test_a_batch_is_normalised_colour_images_with_labels_and_places() -> None:
 
 
 def test_one_example_is_the_batch_of_it_without_the_first_axis() -> None:
-    train = digits().train
+    train = digits().drawn("train")
     inputs, target, index = train[5]
     batch = train.__getitems__([5])
     assert torch.equal(inputs, batch[0][0])
@@ -78,7 +78,7 @@ def test_augmentation_differs_between_epochs_seeds_and_examples_and_repeats_othe
     assert len({view.numpy().tobytes() for view in views}) > 3
     assert torch.equal(first[0], data.drawn("train").__getitems__([3, 4])[0][:1])
     assert first[2] == second[2] == 3
-    elsewhere = [other.train.__getitems__([number * count + 3])[0] for number in range(8)]
+    elsewhere = [other.drawn("train").__getitems__([number * count + 3])[0] for number in range(8)]
     assert not all(torch.equal(a, b) for a, b in zip(views, elsewhere, strict=True))
 
 
@@ -167,18 +167,18 @@ def test_processes_share_training_evenly_and_evaluation_completely() -> None:
     assert [len(share) for share in trained] == [6, 6, 6]
     assert len({place for share in trained for place in share}) == 18
     evaluated = [place for data in shares for place in places(list(data.val_dataloader()))]
-    assert sorted(evaluated) == list(range(len(shares[0].val)))
+    assert sorted(evaluated) == list(range(len(shares[0].drawn("val"))))
     tested = [place for data in shares for place in places(list(data.test_dataloader()))]
-    assert sorted(tested) == list(range(len(shares[0].test)))
+    assert sorted(tested) == list(range(len(shares[0].drawn("test"))))
 
 
 def test_shots_follow_the_seed_and_val_and_test_do_not() -> None:
     one, other = digits(shots=10), digits(seed=1, shots=10)
-    assert one.train.examples.per_stratum(one.classes) == {"0": 10, "1": 10}
+    assert one.drawn("train").examples.per_stratum(one.classes) == {"0": 10, "1": 10}
     assert one.example_ids("train") != other.example_ids("train")
     assert one.example_ids("val") == other.example_ids("val")
     assert one.example_ids("test") == other.example_ids("test")
-    assert set(digits(shots=10, val_shots=3).val.examples.per_stratum(["0", "1"]).values()) == {3}
+    assert set(digits(shots=10, val_shots=3).drawn("val").examples.per_stratum(["0", "1"]).values()) == {3}
 
 
 def test_every_arm_of_one_seed_draws_the_same_examples() -> None:
@@ -245,7 +245,7 @@ def test_setup_is_done_once_and_shared() -> None:
     train = data.drawn("train")
     data.setup("test")
     assert data.drawn("train") is train
-    assert other.train.pixels is train.pixels
+    assert other.drawn("train").pixels is train.pixels
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
