@@ -22,10 +22,8 @@ from frostline.nearest import did_you_mean
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
 from frostline.run import Outcome, checkpoints, execute, headline
-from frostline.study import Study
+from frostline.study import PRETRAINED, STUDY, Study
 
-PRETRAINED = "study:pretrain"
-"""The value of `init_from` that stands for the run that the study's `pretrain` names."""
 QUIET = ("trainer.enable_progress_bar=false",)
 """A study has one display; Lightning's own would fight with it for the terminal."""
 
@@ -73,12 +71,16 @@ class _StudyRun:
     display: Display
     progress: Progress
 
-    def pretrain(self) -> str | None:
-        """Return the id of the pre-training run, where the study has one; run it if it is not recorded."""
-        if self.study.pretrain is None:
-            return None
-        cfg = compose("pretrain", [*QUIET, *self.study.pretrain, *self.overrides])
-        return self.once(prepare(cfg, "pretrain", self.store), "pre-training", "pretrain")[0]
+    def pretrain(self) -> dict[str, str]:
+        """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
+        ids = {}
+        for called, overrides in self.study.pretrainings.items():
+            cfg = compose("pretrain", [*QUIET, *overrides, *self.overrides])
+            name = called.removeprefix(STUDY)
+            ids[called], _ = self.once(
+                prepare(cfg, "pretrain", self.store), f"pre-training {name}".removesuffix(" pretrain"), name
+            )
+        return ids
 
     def fill(self, cfg: DictConfig, arm: str, seed: int) -> None:
         """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on."""
@@ -164,7 +166,7 @@ def _configs(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], Di
     mistakes = Mistakes()
     for arm in study.arms:
         with mistakes.gathered(), _named(arm):
-            _compose(study, arm, study.seeds[0], overrides)
+            _refuse_unknown_pretraining(_compose(study, arm, study.seeds[0], overrides), study)
     mistakes.refuse()
     return {(arm, seed): _compose(study, arm, seed, overrides) for seed in study.seeds for arm in study.arms}
 
@@ -181,15 +183,21 @@ def _named(arm: str) -> Iterator[None]:
 
 
 def _compose(study: Study, arm: str, seed: int, overrides: Sequence[str]) -> DictConfig:
-    start = [f"init_from='{PRETRAINED}'"] if study.pretrain is not None else []
+    start = [f"init_from='{PRETRAINED}'"] if PRETRAINED in study.pretrainings else []
     chosen = [*QUIET, *(UNTESTED if study.metric.startswith("val/") else ()), *start]
     return compose("finetune", [*chosen, *study.base, *study.arms[arm], *overrides, f"seed={seed}"])
 
 
-def _start_from(configs: Iterable[DictConfig], run_id: str | None) -> None:
+def _refuse_unknown_pretraining(cfg: DictConfig, study: Study) -> None:
+    asked = str(cfg.init_from)
+    if asked.startswith(STUDY) and asked not in study.pretrainings:
+        known = study.pretrainings or ["none: the study has no pretrain"]
+        raise RequestError(f"init_from={asked}: no such pre-training in study.yaml; {did_you_mean(asked, known)}")
+
+
+def _start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str]) -> None:
     for cfg in configs:
-        if cfg.init_from == PRETRAINED:
-            cfg.init_from = run_id
+        cfg.init_from = pretrained.get(cfg.init_from, cfg.init_from)
 
 
 def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store) -> None:

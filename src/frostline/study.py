@@ -12,6 +12,11 @@ from frostline.config.check import problems
 from frostline.errors import ConfigError, RequestError
 from frostline.nearest import did_you_mean
 
+STUDY = "study:"
+"""What stands before the name of a study's own pre-training run in `init_from`."""
+PRETRAINED = f"{STUDY}pretrain"
+"""The value of `init_from` that stands for the only pre-training run of a study."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -23,8 +28,9 @@ class Study:
         seeds: The seeds that every arm runs with.
         reference: The arm that the others are compared with.
         base: Overrides of every arm, before its own.
-        pretrain: Overrides of a pre-training run whose weights every arm starts from; an arm that says
-            `init_from=null` starts from random weights.
+        pretrain: Overrides of a pre-training run whose weights every arm starts from, unless the arm says
+            `init_from=null`; or several such runs by name, of which an arm starts from the one that it names with
+            `init_from=study:NAME`.
         metric: What is compared.
         higher_is_better: Whether more of it is better.
         margin: The smallest difference that would matter, in the metric's units.
@@ -36,11 +42,18 @@ class Study:
     seeds: Annotated[list[int], MinLen(1)]
     reference: str
     base: list[str] = field(default_factory=list)
-    pretrain: list[str] | None = None
+    pretrain: list[str] | Mapping[str, list[str]] | None = None
     metric: str = "test/accuracy"
     higher_is_better: bool = True
     margin: Annotated[float, Gt(0)] = 0.005
     confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
+
+    @property
+    def pretrainings(self) -> Mapping[str, list[str]]:
+        """The overrides of each pre-training run, by what `init_from` calls it."""
+        if isinstance(self.pretrain, Mapping):
+            return {f"{STUDY}{name}": overrides for name, overrides in self.pretrain.items()}
+        return {} if self.pretrain is None else {PRETRAINED: self.pretrain}
 
     @classmethod
     def read(cls, folder: Path) -> "Study":

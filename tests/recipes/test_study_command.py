@@ -249,3 +249,26 @@ def test_the_record_of_a_study_holds_the_command_as_it_was_typed(workplace: Work
     for run in children(workplace):
         command = workplace.artifact(run.info.run_id, "command.txt")
         assert command == "frostline study question optimizer.lr=0.02\n"
+
+
+def test_arms_start_from_pre_trainings_of_their_own(workplace: Workplace) -> None:
+    pretrain = {"digits": [*TINY, "data.digits=[0,1,2]"], "turns": [*TINY, "data.digits=[0,1,2]", "objective=rotation"]}
+    arms = {name: [f"init_from=study:{name}", "min_coverage=0.9"] for name in pretrain} | {"scratch": []}
+    said = workplace.frostline("study", study(pretrain=pretrain, arms=arms, seeds=[0], reference="scratch"))
+    assert said.code == 0, said.err
+    runs = {run.data.tags["frostline.arm"]: run for run in children(workplace)}
+    started = {name: runs[name].data.tags["frostline.parent_weights"] for name in arms}
+    first = {run.data.tags["frostline.arm"]: run.info.run_id for run in workplace.runs(phase="pretrain")}
+    assert started == {**first, "scratch": ""}
+
+
+def test_an_arm_that_starts_from_a_pre_training_that_is_not_there_is_told_before_anything_runs(
+    workplace: Workplace,
+) -> None:
+    pretrain = {"turns": [*TINY, "objective=rotation"]}
+    said = workplace.frostline("study", study(pretrain=pretrain, arms={"full": ["init_from=study:turn"]}))
+    assert said.code == 2
+    assert said.err == (
+        "arm 'full': init_from=study:turn: no such pre-training in study.yaml; did you mean 'study:turns'?\n"
+    )
+    assert not children(workplace)

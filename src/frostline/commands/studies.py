@@ -21,7 +21,7 @@ def study(arguments: list[str]) -> int:
     from frostline.display import StudyDisplay
     from frostline.runner import run_study
 
-    with StudyDisplay(runs=len(study.arms) * len(study.seeds) + (study.pretrain is not None)) as display:
+    with StudyDisplay(runs=len(study.arms) * len(study.seeds) + len(study.pretrainings)) as display:
         store, run_id, progress = run_study(study, path.resolve().name, overrides, display)
     print(f"{progress.count} runs ({progress.reused} recorded before), {len(progress.failed)} failed")
     if any(progress.runs.values()):

@@ -35,6 +35,7 @@ class Trunk(nn.Module):
     Attributes:
         channels: C of its maps.
         width: F of its pooled features.
+        side: h of its maps where images have the size that the recipe expects.
     """
 
     def __init__(self, recipe: Backbone) -> None:
@@ -45,7 +46,7 @@ class Trunk(nn.Module):
         _behead(self.network, example)
         self._last = _last_with_maps(self.network, example)
         features: Features = _evaluated(self, example)
-        self.channels, self.width = features.maps.shape[1], features.pooled.shape[1]
+        self.channels, self.width, self.side = features.maps.shape[1], features.pooled.shape[1], features.maps.shape[2]
 
     def forward(self, images: Tensor) -> Features:
         """Map images (B, 3, H, W) to their features."""
