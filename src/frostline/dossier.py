@@ -93,7 +93,7 @@ def record_results(prepared: Prepared, record: RunRecord) -> None:
         with record.artifact(DELTA) as path:
             save_delta(network, path, start=prepared.fingerprints, attached=prepared.attached, metadata=metadata)
     for name, table in prepared.module.tables.items():
-        record.text(f"{name.replace('/', '_')}.csv", _named(table, prepared.data.classes))
+        record.text(f"{name.replace('/', '_')}.csv", _named(table, prepared.data.class_names))
     if prepared.module.predictions:
         record.text("predictions.csv", _predictions(prepared))
 

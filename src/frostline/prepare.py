@@ -95,7 +95,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     data.expect(model.input)
     data.world = processes_of(plain(cfg.trainer))
     data.setup()
-    network = objective.network(model, data.classes)
+    network = objective.network(model, data.class_names)
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
     carried = _carry(network, weights, parts[-1], cfg.min_coverage)
@@ -103,7 +103,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     strategy = _strategy(cfg, verb, parts)
     attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
-    new = _new(carried) if carried else set() if model.brings_head(len(data.classes)) else set(parts[-1].parameters)
+    new = _new(carried) if carried else set() if model.brings_head(len(data.class_names)) else set(parts[-1].parameters)
     refuse_random_parts(plan, new)
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
     if plan.strategy.content:
@@ -255,7 +255,7 @@ def _module(
         "groups": plan.groups,
         "optimizer": build(cfg.optimizer, key="optimizer"),
         "scheduler": build(cfg.scheduler, key="scheduler"),
-        "classes": data.classes,
+        "classes": data.class_names,
     }
     if verb == "pretrain":
         return Pretraining(network, objective, **common)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
-from frostline.data.examples import Examples, Source
+from frostline.data.examples import Examples, Source, chosen
 from frostline.data.image_tree import read_tree
 from frostline.data.images import ImageData
 from frostline.data.pixels import ArrayImages
@@ -26,10 +26,12 @@ class Cifar10(ImageData):
         root: The folder of torchvision's `cifar-10-batches-py`, or a folder or archive with `train/<class>/` and
             `test/<class>/` images anywhere inside.
         download: Fetch the original into `root` where nothing is there yet.
+        classes: Which classes to tell apart; None for all ten. Their labels are their places in this list.
     """
 
     root: str = "data"
     download: bool = True
+    classes: list[str] | None = None
 
     def prepare_data(self) -> None:
         """Fetch the original where it is asked for and `root` holds nothing.
@@ -43,7 +45,8 @@ class Cifar10(ImageData):
     def source(self) -> Source:
         """Return the official training and test images."""
         root = Path(self.root).expanduser()
-        return _read_batches(self.root, root.resolve()) if _batches(root).is_dir() else _read_images(self.root)
+        whole = _read_batches(self.root, root.resolve()) if _batches(root).is_dir() else _read_images(self.root)
+        return chosen(whole, self.classes)
 
     def augmentation(self, size: int) -> Callable[[Tensor], Tensor]:
         """Shift by up to an eighth of the side and mirror half of the time (He et al. 2016, section 4.2)."""

@@ -1,12 +1,16 @@
 """Examples before anything is drawn: who they are, what they are called, and where their content is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from frostline.errors import DataError
+from frostline.nearest import did_you_mean
 
 Places = NDArray[np.int64]
 
@@ -79,3 +83,35 @@ class Source:
     def __post_init__(self) -> None:
         if not self.strata:
             object.__setattr__(self, "strata", self.classes)
+
+
+def chosen(source: Source, classes: Sequence[str] | None) -> Source:
+    """Return the source's examples of some classes, numbered in that order; None for all as they are.
+
+    Raises:
+        DataError: A class is none of the source's, stands twice, or is the only one.
+    """
+    return source if classes is None else _chosen(source, tuple(classes))
+
+
+@lru_cache(maxsize=16)
+def _chosen(source: Source, classes: tuple[str, ...]) -> Source:
+    _check_chosen(source, classes)
+    number = np.full(len(source.classes), -1)
+    number[[source.classes.index(name) for name in classes]] = np.arange(len(classes))
+    splits = {}
+    for split, examples in source.splits.items():
+        kept = examples.take(np.flatnonzero(number[examples.labels] >= 0))
+        splits[split] = replace(kept, labels=number[kept.labels])
+    return Source(name=source.name, classes=classes, splits=splits, ignored=source.ignored)
+
+
+def _check_chosen(source: Source, classes: Sequence[str]) -> None:
+    asked = f"data.classes={list(classes)}"
+    for name in classes:
+        if name not in source.classes:
+            raise DataError(f"{asked}: {source.name} has no class '{name}'; {did_you_mean(name, source.classes)}")
+        if classes.count(name) > 1:
+            raise DataError(f"{asked}: '{name}' stands there twice; name each class once")
+    if len(classes) < 2:
+        raise DataError(f"{asked}: there is nothing to tell apart; choose at least two classes, or null for all")

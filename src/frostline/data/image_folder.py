@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torchvision.transforms import v2
 
-from frostline.data.examples import Source
+from frostline.data.examples import Source, chosen
 from frostline.data.image_tree import read_tree
 from frostline.data.images import ImageData
 from frostline.data.pixels import AugmentedImages, Images
@@ -22,13 +22,15 @@ class ImageFolder(ImageData):
 
     Attributes:
         root: A folder, or a `.tar`, `.tar.gz` or `.zip` archive, which is read into memory.
+        classes: Which classes to tell apart; None for all. Their labels are their places in this list.
     """
 
     root: str
+    classes: list[str] | None = None
 
     def source(self) -> Source:
         """Return the images of the folder or archive, each proven readable."""
-        return read_tree(self.root)
+        return chosen(read_tree(self.root), self.classes)
 
     def augmented(self, images: Images, size: int) -> Images:
         """Cut out of the whole image rather than of its central square (Szegedy et al. 2015, arXiv:1409.4842)."""

@@ -71,7 +71,7 @@ class ImageData(SplittedData):
     def _mixing(self) -> Mixing | None:
         if self.mix is None:
             return None
-        return Mixing(kind=self.mix, alpha=self.mix_alpha, classes=len(self.classes), seed=self.seed)
+        return Mixing(kind=self.mix, alpha=self.mix_alpha, classes=len(self.class_names), seed=self.seed)
 
     def shown(self) -> dict[str, Any]:
         """Return size, normalisation and whether images are augmented."""

@@ -94,8 +94,8 @@ class SplittedData(pl.LightningDataModule, ABC):
             self._splits = {split: self._draw(split) for split in SPLITS}
 
     @property
-    def classes(self) -> list[str]:
-        """Class names in the order of the labels."""
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of the labels."""
         return list(self.source().classes)
 
     def drawn(self, split: str) -> Split:
@@ -136,14 +136,14 @@ class SplittedData(pl.LightningDataModule, ABC):
     def fingerprint(self) -> str:
         """Return one SHA-256 over class names, contents and labels of all splits as drawn."""
         hashes = [self.drawn(split).examples.hash(self.source().strata) for split in SPLITS]
-        return sha256("\n".join([*self.classes, *hashes]).encode()).hexdigest()
+        return sha256("\n".join([*self.class_names, *hashes]).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Return, in plain types, all that says which examples a run saw and how."""
         drawing = ("seed", "split_seed", "shots", "val_shots", "val_fraction", "test_fraction")
         return {
             "source": self.source().name,
-            "classes": self.classes,
+            "classes": self.class_names,
             "fingerprint": self.fingerprint(),
             "splits": {split: self._describe(split) for split in SPLITS},
             "duplicates_removed": dict(self._division().duplicates),

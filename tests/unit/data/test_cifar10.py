@@ -66,7 +66,7 @@ def refuse_construction(refuse) -> type[CIFAR10]:
 def test_the_published_batches_keep_their_test_set_and_give_val_from_train(published) -> None:
     root, pixels = published
     data = cifar(root, val_fraction=0.2)
-    assert data.classes == CLASSES
+    assert data.class_names == CLASSES
     assert [len(split) for split in (data.drawn("train"), data.drawn("val"), data.drawn("test"))] == [80, 20, 20]
     assert set(data.drawn("val").examples.per_stratum(CLASSES).values()) == {2}
     assert sorted(data.example_ids("test")) == [f"test/{row:05d}" for row in range(20)]
@@ -145,6 +145,6 @@ def test_the_shared_archive_holds_cifar10() -> None:
     if not SHARED.is_file():
         pytest.skip(f"{SHARED} is not there; set FROSTLINE_SHARED to the folder that has data/cifar10.tar.gz")
     data = cifar(SHARED, shots=10)
-    assert data.classes == CLASSES
+    assert data.class_names == CLASSES
     assert [len(split) for split in (data.drawn("train"), data.drawn("val"), data.drawn("test"))] == [100, 7500, 10000]
     assert data.describe()["duplicates_removed"] == {"test": 0, "train": 0}

@@ -23,7 +23,7 @@ def digits(**options) -> Digits:
 
 def test_all_1797_digits_are_there_once_with_their_pixels_and_labels() -> None:
     data, bunch = digits(), load_digits()
-    assert data.classes == [str(digit) for digit in range(10)]
+    assert data.class_names == [str(digit) for digit in range(10)]
     seen = []
     for split in (data.drawn("train"), data.drawn("val"), data.drawn("test")):
         batch = split.__getitems__(range(len(split)))
@@ -38,8 +38,8 @@ def test_seventy_fifteen_fifteen_of_every_digit() -> None:
     data = digits()
     counts = np.array(
         [
-            split.examples.per_stratum(data.classes)[name]
-            for name in data.classes
+            split.examples.per_stratum(data.class_names)[name]
+            for name in data.class_names
             for split in (data.drawn("val"), data.drawn("test"))
         ]
     )
@@ -49,7 +49,7 @@ def test_seventy_fifteen_fifteen_of_every_digit() -> None:
 
 def test_labels_are_places_in_the_users_list() -> None:
     data = digits(digits=[7, 3])
-    assert data.classes == ["7", "3"]
+    assert data.class_names == ["7", "3"]
     rows = data.drawn("train").examples.rows
     assert torch.equal(
         data.drawn("train").__getitems__(range(len(rows)))[1], torch.tensor(load_digits().target[rows] == 3).long()

@@ -34,7 +34,7 @@ def sizes(data: ImageFolder) -> tuple[int, int, int]:
 
 def test_class_folders_are_split_by_content(plant) -> None:
     data = folder(plant({"cat": 20, "dog": 20}))
-    assert data.classes == ["cat", "dog"]
+    assert data.class_names == ["cat", "dog"]
     assert sizes(data) == (28, 6, 6)
     names = [name for split in ("train", "val", "test") for name in data.example_ids(split)]
     assert sorted(names) == [f"{pet}/{number:03d}.png" for pet in ("cat", "dog") for number in range(20)]
@@ -57,12 +57,12 @@ def test_a_folder_per_split_is_kept_and_what_lacks_is_carved_from_train(plant, c
 
 
 def test_a_class_may_be_called_train(plant) -> None:
-    assert folder(plant({"bus": 10, "train": 10})).classes == ["bus", "train"]
+    assert folder(plant({"bus": 10, "train": 10})).class_names == ["bus", "train"]
 
 
 def test_classes_are_found_below_a_wrapping_folder_and_images_below_their_class(plant) -> None:
     data = folder(plant({"pets/v1/cat/indoors": 10, "pets/v1/cat/outdoors": 10, "pets/v1/dog": 20}))
-    assert data.classes == ["cat", "dog"]
+    assert data.class_names == ["cat", "dog"]
     assert sum(sizes(data)) == 40
 
 
@@ -72,7 +72,7 @@ def test_pixels_and_labels_are_those_of_the_file(plant) -> None:
     for place, name in enumerate(data.example_ids("train")):
         inputs, target, index = data.drawn("train")[place]
         assert torch.equal(inputs, fit(decode((root / name).read_bytes()), size=8) / 255)
-        assert (data.classes[target], index) == (name.split("/")[0], place)
+        assert (data.class_names[target], index) == (name.split("/")[0], place)
 
 
 def packed_tar(root: Path, archive: Path) -> Path:
@@ -139,7 +139,7 @@ def test_other_files_and_hidden_ones_are_passed_over_and_counted(plant) -> None:
     (root / "dog/.DS_Store").write_text("")
     shutil.copy(root / "cat/000.png", root / "cover.png")
     data = folder(root)
-    assert data.classes == ["cat", "dog"]
+    assert data.class_names == ["cat", "dog"]
     assert sum(sizes(data)) == 20
     assert data.describe()["ignored_files"] == 3
 
@@ -263,3 +263,24 @@ def test_shots_beyond_the_smallest_class(plant) -> None:
     assert sentence_of(plant({"cat": 20, "dog": 10}), shots=8) == (
         "data.shots=8: class 'dog' has 6 training examples; choose at most 6, or add examples of 'dog'"
     )
+
+
+def test_some_of_the_classes_are_numbered_in_the_order_in_which_they_are_named(plant) -> None:
+    root = plant({"cat": 10, "dog": 10, "eel": 10})
+    data = folder(root, classes=["eel", "cat"])
+    assert data.class_names == ["eel", "cat"]
+    names = {data.example_ids("train")[place].split("/")[0]: int(data.drawn("train")[place][1]) for place in range(14)}
+    assert names == {"eel": 0, "cat": 1}
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        (["cat", "dgo"], r"has no class 'dgo'; did you mean 'dog'\?$"),
+        (["cat", "cat"], "'cat' stands there twice; name each class once$"),
+        (["cat"], "there is nothing to tell apart; choose at least two classes, or null for all$"),
+    ],
+)
+def test_classes_that_cannot_be_told_apart_are_refused(plant, classes: list[str], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        folder(plant({"cat": 10, "dog": 10}), classes=classes)

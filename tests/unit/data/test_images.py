@@ -174,7 +174,7 @@ def test_processes_share_training_evenly_and_evaluation_completely() -> None:
 
 def test_shots_follow_the_seed_and_val_and_test_do_not() -> None:
     one, other = digits(shots=10), digits(seed=1, shots=10)
-    assert one.drawn("train").examples.per_stratum(one.classes) == {"0": 10, "1": 10}
+    assert one.drawn("train").examples.per_stratum(one.class_names) == {"0": 10, "1": 10}
     assert one.example_ids("train") != other.example_ids("train")
     assert one.example_ids("val") == other.example_ids("val")
     assert one.example_ids("test") == other.example_ids("test")
