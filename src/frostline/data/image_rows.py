@@ -11,6 +11,7 @@ from annotated_types import MinLen
 from frostline.data.image_tree import SPLIT_FOLDERS
 from frostline.data.intact import intact_digests
 from frostline.data.photographs import Photographs
+from frostline.data.splitted import SPLITS
 from frostline.data.table import Row, files_of, rows_of
 from frostline.errors import DataError
 
@@ -89,7 +90,7 @@ class Sheet:
         return self.files[0][1]
 
     def read(self, asked: Mapping[str, str | int]) -> dict[str, tuple[str, list[ImageRow]]]:
-        """Read the rows of each split, and the config key that it comes from.
+        """Read the rows of each split, train first, and the config key that each comes from.
 
         Args:
             asked: Config keys and the columns that they ask for, which become `ImageRow.values`.
@@ -107,7 +108,7 @@ class Sheet:
             found[split] = ("data.train", rows)
         if "train" not in found:
             raise DataError(f"data.train={self.name}: there is no row of train; it has {', '.join(found)}")
-        return {split: (key, self._proven(key, rows)) for split, (key, rows) in found.items()}
+        return {split: (found[split][0], self._proven(*found[split])) for split in SPLITS if split in found}
 
     def _train(self, columns: Mapping[str, str | int]) -> dict[str, list[Row]]:
         folder = Path(self.name).expanduser()
@@ -205,8 +206,7 @@ def _named_parts(folder: Path, parts: Mapping[str, list[Path]]) -> dict[str, lis
             f"data.train={folder}: it has a split '{unknown[0]}', which is not train, val or test; {way_out}"
         )
     splits = [SPLIT_FOLDERS[name] for name in parts]
-    if twice := [name for name, split in zip(parts, splits, strict=True) if splits.count(split) > 1]:
-        raise DataError(
-            f"data.train={folder}: {' and '.join(map(repr, sorted(twice)))} both stand for {SPLIT_FOLDERS[twice[0]]}; keep one of them"
-        )
+    if twice := sorted(name for name in parts if splits.count(SPLIT_FOLDERS[name]) > 1):
+        both = " and ".join(map(repr, twice))
+        raise DataError(f"data.train={folder}: {both} both stand for {SPLIT_FOLDERS[twice[0]]}; keep one of them")
     return dict(zip(splits, parts.values(), strict=True))

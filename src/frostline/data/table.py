@@ -45,7 +45,7 @@ def read_rows(key: str, path: str, columns: Columns, *, separator: str | None = 
             file's suffix says it.
 
     Raises:
-        DataError: The file is missing, empty, of an unknown kind, not UTF-8, or a row lacks a field or has one too many;
+        DataError: The file is missing, empty, of an unknown kind or not UTF-8, or a row has too few or too many fields;
             file and line are named.
     """
     return [row for file in files_of(key, path) for row in rows_of(key, file, columns, separator=separator)]
@@ -167,7 +167,9 @@ class _Table:
     def _check_header(self, header: Sequence[str]) -> None:
         if not header:
             raise self._error("it is empty; a table has a line of column names and a line for each example")
-        if twice := [name for name in self.columns.values() if list(header).count(name) > 1]:
+        if twice := [
+            name for name in self.columns.values() if [*header].count(str(name)) > 1 and isinstance(name, str)
+        ]:
             raise self._error(f"it has two columns '{twice[0]}'; rename one of them")
 
     def _place(self, key: str, column: str | int, header: Sequence[str]) -> int:

@@ -151,7 +151,7 @@ def sentence_of(file: Path, columns: dict[str, str | int] | None = None, **optio
         ("t.csv", 'text,label\n"a,1\n', "line 2 is no CSV (unexpected end of data)"),
         ("t.csv", b"text,label\na,1\nF\xfc\xdfe,2\n", "line 3 is not UTF-8; save the file as UTF-8"),
         ("t.jsonl", '{"text":"a","label":1}\n[1]\n', "line 2 is no JSON object, such as {...}"),
-        ("t.jsonl", '{"text":"a","label":1}\n{"text"\n', "line 2 is no JSON (Expecting ':' delimiter: line 1 column 8 (char 7))"),
+        ("t.jsonl", '{"text":"a"\n', "line 1 is no JSON (Expecting ',' delimiter: line 1 column 12 (char 11))"),
         ("t.xlsx", "PK", "it ends in none of .csv, .tsv, .jsonl, .parquet, .arrow; rename it, or set data.separator"),
     ],
 )  # fmt: skip
