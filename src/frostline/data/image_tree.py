@@ -49,13 +49,18 @@ def _split_folders(root: str, found: Listing) -> dict[str, str]:
     while True:
         children = _children(found, base)
         if "train" in children and _children(found, f"{base}train/"):
-            return _by_split(root, base, [name for name in children if name in SPLIT_FOLDERS])
+            return folder_of_each_split(root, base, [name for name in children if name in SPLIT_FOLDERS])
         if len(children) != 1 or not _children(found, f"{base}{children[0]}/"):
             return {"train": base}
         base = f"{base}{children[0]}/"
 
 
-def _by_split(root: str, base: str, names: Sequence[str]) -> dict[str, str]:
+def folder_of_each_split(root: str, base: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the prefix of each split, of folders in `base` that are named after splits.
+
+    Raises:
+        DataError: Two of them stand for one split.
+    """
     folders: dict[str, str] = {}
     for name in names:
         split = SPLIT_FOLDERS[name]
