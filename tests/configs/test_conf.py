@@ -22,6 +22,9 @@ FILES = sorted(file for file in CONF.rglob("*.yaml") if file.parent != CONF)
 NAMED = [f"{file.parent.relative_to(CONF).as_posix()}={file.stem}" for file in FILES]
 ASKED = {
     "data=image_folder": ["data.root=photographs"],
+    "data=image_table": ["data.train=labels.csv"],
+    "data=image_tags": ["data.train=tags.csv"],
+    "data=images": ["data.root=photographs"],
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
     "model=torchvision": ["model.name=resnet18"],

@@ -19,22 +19,29 @@ class Labelled:
         content: A text, or where an image is.
         label: Its class.
         digest: Its content as a hexadecimal SHA-256.
+        where: File and line, where the name does not say it.
     """
 
     name: str
     content: Any
     label: str
     digest: str
+    where: str = ""
 
 
 def labelled_source(
-    name: str, splits: Mapping[str, Sequence[Labelled]], *, keep: Callable[[Sequence[Any]], Any] = tuple
+    name: str,
+    splits: Mapping[str, Sequence[Labelled]],
+    *,
+    keys: Mapping[str, str],
+    keep: Callable[[Sequence[Any]], Any] = tuple,
 ) -> Source:
     """Return the source of these examples; its classes are those of `train`.
 
     Args:
         name: What to call the source.
         splits: `train`, and `val` and `test` where there are any.
+        keys: The config key that each split comes from, for messages.
         keep: Makes the source's content of the contents of all examples, by row.
 
     Raises:
@@ -42,9 +49,9 @@ def labelled_source(
     """
     classes = in_order({example.label for example in splits["train"]})
     if len(classes) < 2:
-        raise DataError(f"data.train_file: '{', '.join(classes)}' is the only class of {name}; add examples of another")
+        raise DataError(f"{keys['train']}: '{', '.join(classes)}' is the only class of {name}; add examples of another")
     for split, examples in splits.items():
-        _check_known(split, examples, classes)
+        _check_known(keys[split], split, examples, classes)
     everything = [example for examples in splits.values() for example in examples]
     content = keep([example.content for example in everything])
     begins = np.cumsum([0, *map(len, splits.values())])
@@ -57,16 +64,19 @@ def labelled_source(
 
 def in_order(labels: set[str]) -> list[str]:
     """Sort labels, numbers by their value."""
-    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+    return (
+        sorted(labels, key=lambda label: (int(label), label))
+        if all(label.isdecimal() for label in labels)
+        else sorted(labels)
+    )
 
 
-def _check_known(split: str, examples: Sequence[Labelled], classes: Sequence[str]) -> None:
+def _check_known(key: str, split: str, examples: Sequence[Labelled], classes: Sequence[str]) -> None:
     for example in examples:
         if example.label not in classes:
             way_out = f"add examples of it to train, or remove it from {split}"
-            raise DataError(
-                f"data.{split}_file: {example.name} has a class '{example.label}' that train lacks; {way_out}"
-            )
+            where = example.where or example.name
+            raise DataError(f"{key}: {where} has a class '{example.label}' that train lacks; {way_out}")
 
 
 def _examples(examples: Sequence[Labelled], content: Any, begin: int, classes: Sequence[str]) -> Examples:

@@ -147,16 +147,25 @@ class SplittedData(pl.LightningDataModule, ABC):
             "fingerprint": self.fingerprint(),
             "splits": {split: self._describe(split) for split in SPLITS},
             "duplicates_removed": dict(self._division().duplicates),
+            "contradictory_labels": len(self._division().contradictions),
             "ignored_files": self.source().ignored,
             **self.shown(),
             **{name: getattr(self, name) for name in drawing},
         }
 
+    def remarks(self) -> list[str]:
+        """Return sentences on what a person should know of the data although it is no mistake."""
+        if not (found := self._division().contradictions):
+            return []
+        one, other = found[0]
+        which = f"{len(found)} contents stand under different labels, such as '{one}' and '{other}'"
+        return [f"{self.source().name}: {which}; in train, the first label in the order of the classes is kept"]
+
     def _describe(self, split: str) -> dict[str, Any]:
         drawn, whole, strata = self.drawn(split).examples, getattr(self._division(), split), self.source().strata
         return {
             "examples": len(drawn),
-            "per_class": drawn.per_stratum(strata),
+            "per_class": drawn.balance(strata),
             "content": whole.hash(strata),
             "drawn": drawn.hash(strata),
         }

@@ -1,4 +1,4 @@
-"""Rows of tables, whatever their format: .csv, .tsv, .jsonl, .parquet, or lines of fields; every problem has a line."""
+"""Rows of tables: .csv, .tsv, .jsonl, .parquet, .arrow, or lines of fields; every problem has a line."""
 
 import csv
 import io
@@ -24,10 +24,12 @@ class Row:
     """What one row holds of the columns that were asked for.
 
     Attributes:
-        where: File and line, for messages and as the example's name.
+        file: Where it stands.
+        where: The file's name and the line, for messages and as the example's name; in files of no lines the row.
         values: One for each column.
     """
 
+    file: Path
     where: str
     values: tuple[Any, ...]
 
@@ -43,13 +45,32 @@ def read_rows(key: str, path: str, columns: Columns, *, separator: str | None = 
             file's suffix says it.
 
     Raises:
-        DataError: The file is missing, of an unknown kind, not UTF-8, or a row lacks a field; file and line are named.
+        DataError: The file is missing, empty, of an unknown kind or not UTF-8, or a row has too few or too many fields;
+            file and line are named.
     """
-    return [row for file in _files(key, path) for row in _Table(key, file, columns, separator).rows()]
+    return [row for file in files_of(key, path) for row in rows_of(key, file, columns, separator=separator)]
 
 
-def _files(key: str, path: str) -> list[Path]:
-    if found := sorted(glob(str(Path(path).expanduser()))):  # noqa: PTH207 (Path.glob takes no absolute pattern)
+def rows_of(key: str, file: Path, columns: Columns, *, separator: str | None = None) -> list[Row]:
+    """Read the chosen columns of one file, as `read_rows`."""
+    rows = list(_Table(key, file, columns, separator).rows())
+    if not rows:
+        raise DataError(f"{key}={file}: it has no rows; add some, or choose another file")
+    return rows
+
+
+def files_of(key: str, path: str) -> list[Path]:
+    """Return the file of this path, or those that match it as a pattern, in the order of their names.
+
+    Raises:
+        DataError: There is none, or it is a folder.
+    """
+    exact = Path(path).expanduser()
+    if exact.is_dir():
+        raise DataError(f"{key}={path}: it is a folder; name a file, or a pattern such as {path.rstrip('/')}/*.parquet")
+    if exact.exists():
+        return [exact]
+    if found := sorted(glob(str(exact))):  # noqa: PTH207 (Path.glob takes no absolute pattern)
         return [Path(name) for name in found]
     folder = Path(path).expanduser().parent
     meant = nearest(Path(path).name, [each.name for each in folder.iterdir()] if folder.is_dir() else [])
@@ -63,22 +84,28 @@ class _Table:
     def rows(self) -> Iterator[Row]:
         """Yield the rows in the file's order; empty lines are none."""
         for line, fields in self._reader()():
-            yield Row(where=f"{self.file.name}:{line}", values=tuple(fields))
+            yield Row(file=self.file, where=f"{self.file.name}:{line}", values=tuple(fields))
 
     def _reader(self) -> Callable[[], Iterator[tuple[int, Sequence[Any]]]]:
-        readers = {".csv": self._csv, ".tsv": self._lines, ".jsonl": self._jsonl, ".parquet": self._parquet}
+        readers = {
+            ".csv": self._csv,
+            ".tsv": self._lines,
+            ".jsonl": self._jsonl,
+            ".parquet": self._parquet,
+            ".arrow": self._arrow,
+        }
         if self.separator is not None:
             return self._lines
-        if self.file.suffix not in readers:
+        if self.file.suffix.lower() not in readers:
             raise self._error(f"it ends in none of {', '.join(readers)}; rename it, or set data.separator")
-        return readers[self.file.suffix]
+        return readers[self.file.suffix.lower()]
 
     def _lines(self) -> Iterator[tuple[int, Sequence[Any]]]:
         """Lines without quoting: a quotation mark is a letter, as in every corpus that comes as .tsv."""
         separator = "\t" if self.separator is None else self.separator
-        cuts = -1 if self.separator is None else self._width() - 1
-        numbered = enumerate(self._text().split("\n"), 1)
-        yield from self._picked((n, line.rstrip("\r").split(separator, cuts)) for n, line in numbered if line.strip())
+        numbered = [(n, line.rstrip("\r")) for n, line in enumerate(self._text().split("\n"), 1) if line.strip()]
+        cuts = -1 if self.separator is None or not numbered else self._width(numbered[0][1]) - 1
+        yield from self._picked((number, line.split(separator, cuts)) for number, line in numbered)
 
     def _csv(self) -> Iterator[tuple[int, Sequence[Any]]]:
         reader = csv.reader(io.StringIO(self._text(), newline=""), strict=True)
@@ -97,44 +124,74 @@ class _Table:
             content = json.loads(line)
         except json.JSONDecodeError as error:
             raise self._error(f"line {number} is no JSON ({error})") from error
-        return [content[self._named(key, column, content)] for key, column in self.columns.items()]
+        if not isinstance(content, Mapping):
+            raise self._error(f"line {number} is no JSON object, such as {{...}}")
+        return [content[self._named(key, column, content, number)] for key, column in self.columns.items()]
 
     def _parquet(self) -> Iterator[tuple[int, Sequence[Any]]]:
         try:
             schema = pq.read_schema(self.file)
-            names = [self._named(key, column, schema.names) for key, column in self.columns.items()]
-            table = pq.read_table(self.file, columns=names)
-        except (pa.ArrowInvalid, OSError) as error:
+            names = self._all_named(schema.names)
+            table = pq.read_table(self.file, columns=names, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
             raise self._error(f"it is no whole parquet file ({error})") from error
-        spelt = [_class_names(schema, name) for name in names]
-        columns = [table.column(name).to_pylist() for name in names]
-        for number, values in enumerate(zip(*columns, strict=True), 1):
-            yield number, [_spelt(value, names) for value, names in zip(values, spelt, strict=True)]
+        yield from _of_columns(schema, names, table)
+
+    def _arrow(self) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Arrow's stream of record batches, which `datasets.save_to_disk` writes, or its file of them."""
+        try:
+            with pa.memory_map(str(self.file)) as content:
+                whole = content.read(6) == b"ARROW1"
+                content.seek(0)
+                table = (pa.ipc.open_file if whole else pa.ipc.open_stream)(content).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise self._error(f"it is no whole arrow file ({error})") from error
+        yield from _of_columns(table.schema, self._all_named(table.schema.names), table)
 
     def _picked(self, lines: Iterator[tuple[int, Sequence[str]]]) -> Iterator[tuple[int, Sequence[Any]]]:
         """Yield the chosen fields of each line; columns that are named need a header."""
         header: Sequence[str] = []
         if not all(isinstance(column, int) for column in self.columns.values()):
             _, header = next(lines, (0, []))
+            self._check_header(header)
         places = [self._place(key, column, header) for key, column in self.columns.items()]
         for number, fields in lines:
             if len(fields) <= max(places):
                 raise self._error(
                     f"line {number} has {len(fields)} fields, and {self._asked()} needs {max(places) + 1}"
                 )
+            if header and len(fields) > len(header):
+                raise self._error(f"line {number} has {len(fields)} fields, and the header {len(header)}")
             yield number, [fields[place] for place in places]
+
+    def _check_header(self, header: Sequence[str]) -> None:
+        if not header:
+            raise self._error("it is empty; a table has a line of column names and a line for each example")
+        if twice := [
+            name for name in self.columns.values() if [*header].count(str(name)) > 1 and isinstance(name, str)
+        ]:
+            raise self._error(f"it has two columns '{twice[0]}'; rename one of them")
 
     def _place(self, key: str, column: str | int, header: Sequence[str]) -> int:
         return column if isinstance(column, int) else list(header).index(self._named(key, column, header))
 
-    def _named(self, key: str, column: str | int, names: Sequence[str] | Mapping[str, Any]) -> str:
+    def _all_named(self, names: Sequence[str]) -> list[str]:
+        return [self._named(key, column, names) for key, column in self.columns.items()]
+
+    def _named(
+        self, key: str, column: str | int, names: Sequence[str] | Mapping[str, Any], line: int | None = None
+    ) -> str:
         if isinstance(column, str) and column in names:
             return column
+        where = self.file if line is None else f"{self.file}:{line}"
         way_out = f"it has {', '.join(map(repr, names))}; a position, from 0, stands for a column without a name"
-        raise DataError(f"{key}={column}: {self.file} has no such column: {way_out}")
+        raise DataError(f"{key}={column}: {where} has no such column: {way_out}")
 
-    def _width(self) -> int:
-        return 1 + max(column for column in self.columns.values() if isinstance(column, int))
+    def _width(self, first: str) -> int:
+        """Return how many fields a line has: as many as the header, or as many as are asked for by position."""
+        positions = [column for column in self.columns.values() if isinstance(column, int)]
+        named = len(positions) < len(self.columns)
+        return len(first.split(self.separator)) if named else 1 + max(positions)
 
     def _asked(self) -> str:
         return " ".join(f"{key}={column}" for key, column in self.columns.items())
@@ -151,13 +208,25 @@ class _Table:
         return DataError(f"{self.key}={self.file}: {problem}")
 
 
+def _of_columns(schema: pa.Schema, names: Sequence[str], table: pa.Table) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yield the chosen columns row by row, classes by their names."""
+    spelt = [_class_names(schema, name) for name in names]
+    columns = [table.column(name).to_pylist() for name in names]
+    for number, values in enumerate(zip(*columns, strict=True), 1):
+        yield number, [_spelt(value, names) for value, names in zip(values, spelt, strict=True)]
+
+
 def _class_names(schema: pa.Schema, column: str) -> Sequence[str] | None:
-    """Return what Hugging Face's `ClassLabel` calls the integers of a column."""
+    """Return what Hugging Face's `ClassLabel` calls the integers of a column, or of the lists in it."""
     kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = kept.get("info", {}).get("features", {}).get(column, {})
+    while isinstance(feature, list) or (isinstance(feature, dict) and "feature" in feature):
+        feature = feature[0] if isinstance(feature, list) else feature["feature"]
     names: Sequence[str] | None = feature.get("names") if isinstance(feature, dict) else None
     return names
 
 
 def _spelt(value: Any, names: Sequence[str] | None) -> Any:
+    if isinstance(value, list):
+        return [_spelt(each, names) for each in value]
     return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value

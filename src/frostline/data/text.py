@@ -68,7 +68,7 @@ def _read(files: tuple[tuple[str, str], ...], text: str | int, label: str | int,
         split: [_labelled(split, row) for row in read_rows(f"data.{split}_file", file, columns, separator=separator)]
         for split, file in files
     }
-    return labelled_source(files[0][1], splits)
+    return labelled_source(files[0][1], splits, keys={split: f"data.{split}_file" for split in splits})
 
 
 def _labelled(split: str, row: Row) -> Labelled:
