@@ -28,6 +28,9 @@ ASKED = {
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
     "model=torchvision": ["model.name=resnet18"],
+    "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
+    "data=segmentation_folder": ["data.root=streets"],
+    "data=cityscapes": ["data.root=streets"],
 }
 """What a user must say beside the choice."""
 
