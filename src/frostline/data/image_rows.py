@@ -71,18 +71,20 @@ class TabledImages(Photographs):
             image=self.image,
             split_column=self.split_column,
             separator=self.separator,
+            cwd=Path.cwd(),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Some tables that hold images; the attributes are those of `TabledImages`."""
+    """Some tables that hold images; the attributes are those of `TabledImages`, and where relative paths begin."""
 
     files: tuple[tuple[str, str], ...]
     root: str | None
     image: str | int
     split_column: str | int | None
     separator: str | None
+    cwd: Path
 
     @property
     def name(self) -> str:

@@ -158,8 +158,9 @@ class SplittedData(pl.LightningDataModule, ABC):
         if not (found := self._division().contradictions):
             return []
         one, other = found[0]
-        which = f"{len(found)} contents stand under different labels, such as '{one}' and '{other}'"
-        return [f"{self.source().name}: {which}; in train, the first label in the order of the classes is kept"]
+        which = f"'{one}' and '{other}'" if one != other else f"that of '{one}'"
+        told = f"the same content stands under different labels {len(found)} time(s), such as {which}"
+        return [f"{self.source().name}: {told}; in train, the first label in the order of the classes is kept"]
 
     def _describe(self, split: str) -> dict[str, Any]:
         drawn, whole, strata = self.drawn(split).examples, getattr(self._division(), split), self.source().strata

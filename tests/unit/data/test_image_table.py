@@ -221,12 +221,14 @@ def test_a_class_with_one_example_trains_on_it(pics: Path) -> None:
 
 
 def test_one_content_under_two_labels_is_counted_and_told(pics: Path) -> None:
-    rows = [*rows_of(pics), ("cat/000.png", "dog"), ("cat/000.png", "cat"), ("dog/001.png", "cat")]
+    shutil.copy(pics / "cat/000.png", pics / "copy.png")
+    rows = [*rows_of(pics), ("copy.png", "dog"), ("cat/000.png", "cat"), ("dog/001.png", "cat")]
     data = table(as_csv(pics, rows))
     assert data.describe()["contradictory_labels"] == 2
     assert data.describe()["duplicates_removed"] == {"train": 3}
     assert data.remarks() == [
-        f"{pics / 'labels.csv'}: 2 contents stand under different labels, such as 'cat/000.png' and 'cat/000.png'; "
+        f"{pics / 'labels.csv'}: the same content stands under different labels 2 time(s), "
+        "such as 'cat/000.png' and 'copy.png'; "
         "in train, the first label in the order of the classes is kept"
     ]
     plain = table(as_csv(pics, rows_of(pics), "plain.csv"))
