@@ -42,14 +42,20 @@ class ArrayImages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedImages:
-    """Images as the bytes of their files, or as files; decoded on access."""
+    """Images as the bytes of their files, or as files; decoded on access.
+
+    Attributes:
+        files: The files, by row.
+        upright: Whether they are turned as their EXIF data says.
+    """
 
     files: Sequence[bytes | Path]
+    upright: bool = True
 
     def __getitem__(self, row: int) -> Tensor:
         """Return the image as uint8 of shape (3, H, W)."""
         file = self.files[row]
-        return decode(file if isinstance(file, bytes) else file.read_bytes())
+        return decode(file if isinstance(file, bytes) else file.read_bytes(), upright=self.upright)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,23 +103,24 @@ def fit(image: Tensor, *, size: int) -> Tensor:
     return fitting.contiguous()
 
 
-def decode(encoded: bytes) -> Tensor:
-    """Decode the bytes of an image file, upright and in colour, to uint8 of shape (3, H, W)."""
-    pixels: Tensor = transforms.pil_to_tensor(opened(encoded))
+def decode(encoded: bytes, *, upright: bool = True) -> Tensor:
+    """Decode the bytes of an image file, in colour, to uint8 of shape (3, H, W)."""
+    pixels: Tensor = transforms.pil_to_tensor(opened(encoded, upright=upright))
     return pixels
 
 
-def opened(encoded: bytes, *, least: int | None = None) -> Image.Image:
-    """Open the bytes of an image file as upright 8-bit RGB.
+def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) -> Image.Image:
+    """Open the bytes of an image file as 8-bit RGB.
 
     Args:
         encoded: The file's content.
         least: Sides in pixels that are enough for the caller, who then gets large JPEGs reduced, and faster.
+        upright: Whether the image is turned as its EXIF data says, rather than left as it is stored.
     """
     image = Image.open(io.BytesIO(encoded))
     if least is not None:
         image.draft("RGB", (least, least))
-    return to_rgb(ImageOps.exif_transpose(image))
+    return to_rgb(ImageOps.exif_transpose(image) if upright else image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
