@@ -42,7 +42,9 @@ class Voc(DetectionData):
 def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     base = _base(root, folder)
     images = {
-        f.stem: f for f in sorted((base / "JPEGImages").rglob("*")) if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES
+        f.stem: f
+        for f in sorted((base / "JPEGImages").rglob("*"))
+        if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES
     }
     annotations = {f.stem: f for f in sorted((base / "Annotations").glob("*.xml"))}
     lists = _lists(root, base / "ImageSets" / "Main")
@@ -65,7 +67,9 @@ def _base(root: str, folder: Path) -> Path:
         several = ", ".join(f"'{path.relative_to(folder)}'" for path in found)
         raise DataError(f"data.root={root}: {several} each hold a JPEGImages/; choose one of them")
     if not (found[0] / "Annotations").is_dir():
-        raise DataError(f"data.root={root}: there is no Annotations/ beside JPEGImages/; VOC has a .xml per image there")
+        raise DataError(
+            f"data.root={root}: there is no Annotations/ beside JPEGImages/; VOC has a .xml per image there"
+        )
     return found[0]
 
 
@@ -104,7 +108,9 @@ def _annotated(
     for known, what in ((images, "image in JPEGImages/"), (annotations, ".xml in Annotations/")):
         if name not in known:
             meant = nearest(name, known)
-            hint = f"did you mean '{meant}'?" if meant else f"add it, or remove the line from ImageSets/Main/{split}.txt"
+            hint = (
+                f"did you mean '{meant}'?" if meant else f"add it, or remove the line from ImageSets/Main/{split}.txt"
+            )
             raise DataError(f"data.root={root}: {split} lists '{name}', which has no {what}; {hint}")
     return _read_annotation(root, annotations[name], images[name])
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -37,6 +37,9 @@ _PREDICTORS = ("roi_heads.box_predictor.", "head.classification_head.")
 _EPS_OF_FROZEN = {"fasterrcnn_resnet50_fpn": 0.0, "retinanet_resnet50_fpn": 0.0}
 """Networks whose weights are from the time when torchvision's FrozenBatchNorm2d added nothing to the variance."""
 
+_DECIDED = ("backbone", "num_classes", "min_size", "max_size", "size", "image_mean", "image_std", "kwargs")
+"""Arguments of torchvision's classes that are not left to the user."""
+
 _TRUNKS = re.compile("resnet50|mobilenet_v3_large|vgg16")
 
 
@@ -55,6 +58,8 @@ class TorchvisionDetector:
             takes, a member of that network's enum, a file, or null for new ones.
         size: Shorter side in pixels of what the network is shown, unless the data says otherwise; null for
             torchvision's.
+        arguments: What torchvision's class of this network takes besides, such as `box_batch_size_per_image` of Faster
+            R-CNN, which decides what its second stage costs.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
@@ -63,9 +68,11 @@ class TorchvisionDetector:
     weights: str | None = "DEFAULT"
     backbone_weights: str | None = None
     size: Annotated[int, Gt(0)] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        _check_arguments(self.name, self.arguments)
         if self.weights is not None and self.backbone_weights is not None:
             raise RequestError("model.backbone_weights: model.weights hold a backbone already; set one of them to null")
         for key, weights, enum in (
@@ -132,7 +139,8 @@ class TorchvisionDetector:
 
     def _new(self, num_classes: int) -> nn.Module:
         count = num_classes + self._first_label
-        network: nn.Module = models.get_model(self.name, weights=None, weights_backbone=None, num_classes=count)
+        none = {"weights": None, "weights_backbone": None}
+        network: nn.Module = models.get_model(self.name, num_classes=count, **none, **self.arguments)
         return network
 
     def _fill(self, model: nn.Module, chosen: str) -> None:
@@ -160,6 +168,16 @@ def _check_name(name: str) -> None:
     if name not in known:
         problem = f"model.name: '{name}' is no detection network of torchvision"
         raise RequestError(f"{problem}; {did_you_mean(name, known)}")
+
+
+def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse what the class does not take, and what this recipe or the data decide."""
+    taken = signature(signature(models.get_model_builder(name)).return_annotation).parameters
+    open_ = [each for each in taken if each not in _DECIDED]
+    for each in arguments:
+        if each not in open_:
+            problem = f"model.arguments.{each}: torchvision's {name} takes no such argument here"
+            raise RequestError(f"{problem}; {did_you_mean(each, open_)}")
 
 
 def _predictors(model: nn.Module) -> dict[str, nn.Parameter]:
