@@ -169,7 +169,7 @@ def _place_uncalled(
     groups: Sequence[list[nn.Module]],
     calls: Calls,
 ) -> None:
-    """Add what evaluation does not reach: the head's own and auxiliary classifiers to it, the rest to the sibling before."""
+    """Add what evaluation does not reach: to the head what is its own, to the sibling before it what is not."""
     place = {unit: index for index, group in enumerate(groups) for unit in group}
     for container in expanded:
         nearest = 0

@@ -138,7 +138,8 @@ def test_stages_part_the_network_and_the_head_is_what_predicts(tmp_path, kind) -
     owned = [p for part in parts for p in part.parameters.values()]
     assert {id(p) for p in owned} == {id(p) for p in network.parameters()}
     assert len(owned) == len({id(p) for p in owned})
-    predictors = ("class_labels_classifier", "bbox_predictor", "class_embed", "bbox_embed", "enc_score_head", "enc_bbox_head", "denoising_class_embed")  # fmt: skip
+    words = "class_labels_classifier bbox_predictor class_embed bbox_embed enc_score_head enc_bbox_head"
+    predictors = [*words.split(), "denoising_class_embed"]
     head = {n for n, _ in network.named_parameters() if any(f".{each}." in n for each in predictors)}
     assert set(parts[-1].parameters) == head
     assert len(parts) >= 4
