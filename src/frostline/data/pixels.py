@@ -53,10 +53,12 @@ class EncodedImages:
     Attributes:
         files: What to decode.
         names: What people call each; by default a file by its path, and bytes by their row.
+        upright: Whether they are turned as their EXIF data says.
     """
 
     files: Sequence[bytes | Path]
     names: Sequence[str] = ()
+    upright: bool = True
 
     def __getitem__(self, row: int) -> Tensor:
         """Return the image as uint8 of shape (3, H, W).
@@ -65,7 +67,7 @@ class EncodedImages:
             DamagedError: The file cannot be read; it is named.
         """
         try:
-            return decode(content_of(self.files[row]))
+            return decode(content_of(self.files[row]), upright=self.upright)
         except Exception as error:  # Pillow's formats raise whatever they stumble over
             way_out = "restore it, and resume the run or start it again"
             raise DamagedError(
@@ -140,18 +142,19 @@ def problem_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def decode(encoded: bytes) -> Tensor:
-    """Decode the bytes of an image file, upright and in colour, to uint8 of shape (3, H, W)."""
-    pixels: Tensor = transforms.pil_to_tensor(opened(encoded))
+def decode(encoded: bytes, *, upright: bool = True) -> Tensor:
+    """Decode the bytes of an image file, in colour, to uint8 of shape (3, H, W)."""
+    pixels: Tensor = transforms.pil_to_tensor(opened(encoded, upright=upright))
     return pixels
 
 
-def opened(encoded: bytes, *, least: int | None = None) -> Image.Image:
-    """Open the bytes of an image file as upright 8-bit RGB; of an animation or of several pages, the first.
+def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) -> Image.Image:
+    """Open the bytes of an image file as 8-bit RGB; of an animation or of several pages, the first.
 
     Args:
         encoded: The file's content.
         least: Sides in pixels that are enough for the caller, who then gets large JPEGs reduced, and faster.
+        upright: Whether the image is turned as its EXIF data says, rather than left as it is stored.
 
     Raises:
         ValueError: There is nothing in the file, or what `to_rgb` raises.
@@ -161,7 +164,7 @@ def opened(encoded: bytes, *, least: int | None = None) -> Image.Image:
     image = Image.open(io.BytesIO(encoded))
     if least is not None:
         image.draft("RGB", (least, least))
-    return to_rgb(ImageOps.exif_transpose(image))
+    return to_rgb(ImageOps.exif_transpose(image) if upright else image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
