@@ -73,8 +73,9 @@ def _train(cfg: Any, verb: Any) -> float:
     from frostline.run import execute, headline
 
     prepared = prepare(cfg, verb, open_store(cfg))
-    if prepared.carried is not None and speaks():
-        print(prepared.carried)
+    told = [*prepared.data.remarks(), *([prepared.carried] if prepared.carried is not None else [])]
+    for remark in told if speaks() else []:
+        print(remark)
     outcome = execute(prepared, open_store(cfg))
     if speaks():
         print_end(outcome.run_id, outcome.metrics)

@@ -28,7 +28,11 @@ class Labelled:
 
 
 def labelled_source(
-    name: str, splits: Mapping[str, Sequence[Labelled]], *, keep: Callable[[Sequence[Any]], Any] = tuple
+    name: str,
+    splits: Mapping[str, Sequence[Labelled]],
+    *,
+    keep: Callable[[Sequence[Any]], Any] = tuple,
+    ignored: int = 0,
 ) -> Source:
     """Return the source of these examples; its classes are those of `train`.
 
@@ -36,13 +40,14 @@ def labelled_source(
         name: What to call the source.
         splits: `train`, and `val` and `test` where there are any.
         keep: Makes the source's content of the contents of all examples, by row.
+        ignored: What the files held besides.
 
     Raises:
         DataError: There are fewer than two classes, or a class that train lacks.
     """
     classes = in_order({example.label for example in splits["train"]})
     if len(classes) < 2:
-        raise DataError(f"data.train_file: '{', '.join(classes)}' is the only class of {name}; add examples of another")
+        raise DataError(f"data.train: '{', '.join(classes)}' is the only class of {name}; add examples of another")
     for split, examples in splits.items():
         _check_known(split, examples, classes)
     everything = [example for examples in splits.values() for example in examples]
@@ -52,7 +57,7 @@ def labelled_source(
         split: _examples(examples, content, int(begin), classes)
         for (split, examples), begin in zip(splits.items(), begins[:-1], strict=True)
     }
-    return Source(name=name, classes=tuple(classes), splits=parts)
+    return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored)
 
 
 def in_order(labels: set[str]) -> list[str]:
@@ -64,9 +69,7 @@ def _check_known(split: str, examples: Sequence[Labelled], classes: Sequence[str
     for example in examples:
         if example.label not in classes:
             way_out = f"add examples of it to train, or remove it from {split}"
-            raise DataError(
-                f"data.{split}_file: {example.name} has a class '{example.label}' that train lacks; {way_out}"
-            )
+            raise DataError(f"data.{split}: {example.name} has a class '{example.label}' that train lacks; {way_out}")
 
 
 def _examples(examples: Sequence[Labelled], content: Any, begin: int, classes: Sequence[str]) -> Examples:

@@ -84,6 +84,10 @@ class SplittedData(pl.LightningDataModule, ABC):
         """Return, in plain types, how examples are shown to the network."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """Return what a user should know of how examples are shown, a sentence each."""
+        return []
+
     def setup(self, stage: str | None = None) -> None:
         """Draw the splits, once.
 

@@ -103,6 +103,12 @@ class TokenData(SplittedData):
     def split(self, examples: Examples, *, random: bool) -> TokenSplit:
         """Return examples as tokens."""
 
+    def remarks(self) -> list[str]:
+        """Say how many texts are cut."""
+        over = {split: self.drawn(split).over_long for split in SPLITS}
+        cut = ", ".join(f"{count} of {len(self.drawn(split))} in {split}" for split, count in over.items() if count)
+        return [f"data.max_length={self.longest}: {cut} are longer and cut"] if cut else []
+
     def shown(self) -> dict[str, Any]:
         """Return which tokenizer cuts the text, the longest that is seen, and how many examples are longer."""
         cut = {split: self.drawn(split).over_long for split in SPLITS}
