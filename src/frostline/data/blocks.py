@@ -46,16 +46,13 @@ def sentences(units: Iterable[Unit], counts: Counter[str], *, longest: int, firs
         yield np.array([first, *block, last])
 
 
-def running(
-    units: Iterable[Unit], counts: Counter[str], *, longest: int, first: int | None, last: int
-) -> Iterator[Block]:
+def running(units: Iterable[Unit], counts: Counter[str], *, longest: int, last: int) -> Iterator[Block]:
     """Let documents follow one another and cut them anywhere; the last block is as long as it comes.
 
     Args:
         units: The lines.
         counts: A last token that has none before it is added under `tokens_left_out`.
         longest: Tokens of a block.
-        first: Not used: nothing stands before a block.
         last: The token behind each document.
     """
     tokens, began = list[int](), False

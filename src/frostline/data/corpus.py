@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -127,7 +127,7 @@ def _content(key: str, file: Path) -> str:
 
 
 @lru_cache(maxsize=256)
-def _hashed(key: str, file: Path, size: int, changed: int) -> str:
+def _hashed(key: str, file: Path, size: int, _changed: int) -> str:
     """Return the SHA-256 of a file, having seen that it is text where its name says so."""
     if not file.is_file() or not size:
         raise DataError(f"{key}={file}: is {'empty' if file.is_file() else 'no file'}; choose another")
@@ -171,11 +171,11 @@ def _blocks(
 ) -> TokenFile:
     told = [[content for _, content in files], spec.fingerprint, spec.causal, longest, column, "blocks 1"]
     counts: Counter[str] = Counter({"documents": 0, "cut": 0, "tokens_left_out": 0})
-    pack = running if spec.causal else sentences
     first, last = _bounds(spec)
+    pack = partial(running, last=last) if spec.causal else partial(sentences, first=first, last=last)
     return token_file(
         sha256(json.dumps(told).encode()).hexdigest(),
-        lambda: pack(_units(split, files, column, spec, counts), counts, longest=longest, first=first, last=last),
+        lambda: pack(_units(split, files, column, spec, counts), counts, longest=longest),
         lambda: dict(counts),
         largest=len(spec.tokenizer) - 1,
     )

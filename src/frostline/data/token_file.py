@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -88,14 +88,14 @@ def cache_folder() -> Path:
 
 def _write(folder: Path, blocks: Iterable[NDArray[Any]], kind: np.dtype[Any]) -> int:
     end = count = 0
-    with (folder / _TOKENS).open("wb") as tokens, (folder / _ENDS).open("wb") as ends:
-        with (folder / _DIGESTS).open("wb") as digests:
-            for block in blocks:
-                content = block.astype(kind).tobytes()
-                end, count = end + len(block), count + 1
-                tokens.write(content)
-                ends.write(np.int64(end).tobytes())
-                digests.write(sha256(content).digest())
+    with ExitStack() as stack:
+        tokens, ends, digests = (stack.enter_context((folder / n).open("wb")) for n in (_TOKENS, _ENDS, _DIGESTS))
+        for block in blocks:
+            content = block.astype(kind).tobytes()
+            end, count = end + len(block), count + 1
+            tokens.write(content)
+            ends.write(np.int64(end).tobytes())
+            digests.write(sha256(content).digest())
     return count
 
 

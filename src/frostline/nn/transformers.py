@@ -128,14 +128,14 @@ class Transformer:
     @cached_property
     def _config(self) -> Any:
         configs = library("transformers", extra="text").AutoConfig
+        read = configs.for_model if self._is_a_kind else configs.from_pretrained
+        own = {"vocab_size": len(self._tokenizer[0])} if self._is_a_kind else {}
         with _one_sentence("model.name", self.name):
-            read = configs.for_model(self.name) if self._is_a_kind else configs.from_pretrained(self.name)
-        size = {"vocab_size": len(self._tokenizer[0])} if self._is_a_kind else {}
-        for name, value in (size | dict(self.config)).items():
-            if not hasattr(read, name):
-                raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
-            setattr(read, name, value)
-        return read
+            plain = read(self.name)
+            for name in self.config:
+                if not hasattr(plain, name):
+                    raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
+            return read(self.name, **{**own, **self.config})  # anew: some entries follow from others
 
     @cached_property
     def _tokenizer(self) -> tuple[Any, str]:
@@ -222,17 +222,19 @@ class Logits(nn.Module):
             logits: Tensor = self.model(**inputs).logits
             return logits
         encoder = getattr(self.model, str(self.model.base_model_prefix))
-        handle = encoder.register_forward_hook(partial(_only, at))
+        met: list[Any] = []
+        handle = encoder.register_forward_hook(partial(_only, at, met))
         try:
             logits = self.model(**inputs).logits
         finally:
             handle.remove()
-        return logits[0]
+        return logits[0] if met else logits[at]  # some, such as OPT, go past their own encoder's forward
 
 
-def _only(at: Tensor, *call: Any) -> Any:
+def _only(at: Tensor, met: list[Any], *call: Any) -> Any:
     """Leave of an encoder's output (B, L, D) what is at M places, as one text (1, M, D)."""
     output = call[-1]
+    met.append(output)
     output["last_hidden_state"] = output["last_hidden_state"][at].unsqueeze(0)
     return output
 
@@ -284,6 +286,8 @@ def _one_sentence(key: str, name: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    except RequestError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         files = "config.json, model.safetensors and the tokenizer's files"
