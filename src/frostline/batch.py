@@ -7,6 +7,9 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+NO_LABEL = -100
+"""The target of a token that has none: padding, what a tokenizer adds, all but the first part of a word."""
+
 
 class Batch(NamedTuple):
     """Some examples of one split.

@@ -61,12 +61,13 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        loss = self.loss(batch)
-        self.train_loss.update(loss.detach(), weight=len(batch.places))
+        outputs = self.network(batch.inputs)
+        loss = self._objective.loss(outputs, batch)
+        self.train_loss.update(loss.detach(), weight=self._objective.weight(outputs, batch))
         return loss + self.penalty()
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss over the epoch's examples."""
+        """Log the mean loss over the epoch."""
         self.log("train/loss", self.train_loss.compute())
         self.train_loss.reset()
 
@@ -92,8 +93,8 @@ class Training(pl.LightningModule):
         outputs = self.network(batch.inputs)
         metrics = self.val_metrics if split == "val" else self.test_metrics
         self._objective.measure(metrics, outputs, batch)
-        loss = self._objective.loss(outputs, batch)
-        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.places), sync_dist=True)
+        loss, weight = self._objective.loss(outputs, batch), self._objective.weight(outputs, batch)
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
         return outputs
 
     def on_validation_epoch_end(self) -> None:

@@ -12,7 +12,7 @@ from frostline.data.image_tree import SPLIT_FOLDERS
 from frostline.data.intact import intact_digests
 from frostline.data.photographs import Photographs
 from frostline.data.splitted import SPLITS
-from frostline.data.table import Row, files_of, rows_of
+from frostline.data.table import Column, Row, files_of, rows_of
 from frostline.errors import DataError
 
 
@@ -100,9 +100,8 @@ class Sheet:
         Raises:
             DataError: A table or an image is not what it should be; file and line are named.
         """
-        columns = {"data.image": self.image, **asked}
-        if self.split_column is not None:
-            columns["data.split_column"] = self.split_column
+        chosen = {"data.image": self.image, **asked}
+        columns = [Column(key=key, asked=column) for key, column in chosen.items()]
         found = {split: (f"data.{split}", self._rows(split, path, columns)) for split, path in self.files[1:]}
         for split, rows in self._train(columns).items():
             if split in found:
@@ -112,9 +111,11 @@ class Sheet:
             raise DataError(f"data.train={self.name}: there is no row of train; it has {', '.join(found)}")
         return {split: (found[split][0], self._proven(*found[split])) for split in SPLITS if split in found}
 
-    def _train(self, columns: Mapping[str, str | int]) -> dict[str, list[Row]]:
+    def _train(self, columns: Sequence[Column]) -> dict[str, list[Row]]:
         folder = Path(self.name).expanduser()
         parts = _parts(folder) if folder.is_dir() else {"train": files_of("data.train", self.name)}
+        if self.split_column is not None:
+            columns = [*columns, Column(key="data.split_column", asked=self.split_column)]
         rows = {split: self._rows_of("data.train", files, columns) for split, files in parts.items()}
         if self.split_column is None:
             return rows
@@ -122,11 +123,10 @@ class Sheet:
             raise DataError(f"data.split_column: {self.name} has splits of its own; leave data.split_column out")
         return _by_column(self.split_column, rows["train"])
 
-    def _rows(self, split: str, path: str, columns: Mapping[str, str | int]) -> list[Row]:
-        own = {key: column for key, column in columns.items() if key != "data.split_column"}
-        return self._rows_of(f"data.{split}", files_of(f"data.{split}", path), own)
+    def _rows(self, split: str, path: str, columns: Sequence[Column]) -> list[Row]:
+        return self._rows_of(f"data.{split}", files_of(f"data.{split}", path), columns)
 
-    def _rows_of(self, key: str, files: Sequence[Path], columns: Mapping[str, str | int]) -> list[Row]:
+    def _rows_of(self, key: str, files: Sequence[Path], columns: Sequence[Column]) -> list[Row]:
         return [row for file in files for row in rows_of(key, file, columns, separator=self.separator)]
 
     def _proven(self, key: str, rows: Sequence[Row]) -> list[ImageRow]:

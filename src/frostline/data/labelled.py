@@ -35,6 +35,7 @@ def labelled_source(
     *,
     keys: Mapping[str, str],
     keep: Callable[[Sequence[Any]], Any] = tuple,
+    ignored: int = 0,
 ) -> Source:
     """Return the source of these examples; its classes are those of `train`.
 
@@ -43,6 +44,7 @@ def labelled_source(
         splits: `train`, and `val` and `test` where there are any.
         keys: The config key that each split comes from, for messages.
         keep: Makes the source's content of the contents of all examples, by row.
+        ignored: What the files held besides.
 
     Raises:
         DataError: There are fewer than two classes, or a class that train lacks.
@@ -59,7 +61,7 @@ def labelled_source(
         split: _examples(examples, content, int(begin), classes)
         for (split, examples), begin in zip(splits.items(), begins[:-1], strict=True)
     }
-    return Source(name=name, classes=tuple(classes), splits=parts)
+    return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored)
 
 
 def in_order(labels: set[str]) -> list[str]:

@@ -1,9 +1,11 @@
 """Anybody's own labelled texts."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,45 +14,55 @@ from torch import Tensor
 
 from frostline.data.examples import Examples, Source
 from frostline.data.labelled import Labelled, labelled_source
-from frostline.data.table import Row, read_rows
+from frostline.data.table import Column, Row, read_rows
 from frostline.data.token_split import TokenData, TokenSplit
 from frostline.errors import DataError
+
+TEXT = ("text", "sentence")
+"""What the column of texts is usually called."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TextFiles(TokenData):
-    """Texts with one label each, in .tsv (without quoting), .csv, .jsonl or .parquet files.
+    """Texts with one label each, in .tsv (without quoting), .csv, .jsonl, .parquet or .txt (label, space, text) files.
 
     Attributes:
-        train_file: The training texts, or a pattern such as `train-*.parquet`; what lacks is carved from them.
-        val_file: The validation texts.
-        test_file: The test texts.
-        text: The texts' column: its name, or its position in files without a header.
-        label: The labels' column, likewise.
-        separator: What stands between the fields of a line, the last of which takes the rest; null where the file's
-            suffix says it.
+        train: The training texts, or a pattern such as `train-*.parquet`; what lacks is carved from them.
+        val: The validation texts.
+        test: The test texts.
+        text: The texts' column: its name, or its position from 0 in files without a header; null for `text` or
+            `sentence`, or the first.
+        label: The labels' column, likewise; null for `label`, or the second.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
 
-    train_file: str
-    val_file: str | None = None
-    test_file: str | None = None
-    text: str | int = "text"
-    label: str | int = "label"
-    separator: str | None = None
+    train: str
+    val: str | None = None
+    test: str | None = None
+    text: str | int | None = None
+    label: str | int | None = None
 
     def source(self) -> Source:
         """Return the texts of the files."""
-        files = {"train": self.train_file, "val": self.val_file, "test": self.test_file}
+        files = {"train": self.train, "val": self.val, "test": self.test}
         given = tuple((split, file) for split, file in files.items() if file is not None)
-        return _read(given, self.text, self.label, self.separator)
+        return _read(given, self.text, self.label)
 
     def split(self, examples: Examples, *, random: bool) -> "TextSplit":
         """Return texts as tokens, and their classes."""
         texts = [examples.content[row] for row in examples.rows]
         encodings, over_long = self.spec.encoded(texts, longest=self.longest)
         return TextSplit(examples, ids=[each.ids for each in encodings], spec=self.spec, over_long=over_long)
+
+    def remarks(self) -> list[str]:
+        """Say how many rows have no text, and how many texts are cut."""
+        empty = self.source().ignored
+        return [*([f"data: {empty} rows have no text and are left out"] if empty else []), *super().remarks()]
+
+    def shown(self) -> dict[str, Any]:
+        """Return what `TokenData` tells, and how many rows were left out because they have no text."""
+        return {**super().shown(), "without_text": self.source().ignored}
 
 
 class TextSplit(TokenSplit):
@@ -62,19 +74,40 @@ class TextSplit(TokenSplit):
 
 
 @lru_cache(maxsize=8)
-def _read(files: tuple[tuple[str, str], ...], text: str | int, label: str | int, separator: str | None) -> Source:
-    columns = {"data.text": text, "data.label": label}
-    splits = {
-        split: [_labelled(split, row) for row in read_rows(f"data.{split}_file", file, columns, separator=separator)]
-        for split, file in files
-    }
-    return labelled_source(files[0][1], splits, keys={split: f"data.{split}_file" for split in splits})
+def _read(files: tuple[tuple[str, str], ...], text: str | int | None, label: str | int | None) -> Source:
+    columns = (
+        Column(key="data.text", asked=text, names=TEXT, place=0),
+        Column(key="data.label", asked=label, names=("label",), place=1),
+    )
+    splits = {split: _labelled(split, file, columns) for split, file in files}
+    empty = sum(not example.content.strip() for examples in splits.values() for example in examples)
+    filled = {split: [each for each in examples if each.content.strip()] for split, examples in splits.items()}
+    return labelled_source(files[0][1], filled, keys={split: f"data.{split}" for split in filled}, ignored=empty)
 
 
-def _labelled(split: str, row: Row) -> Labelled:
+def _labelled(split: str, file: str, columns: Sequence[Column]) -> list[Labelled]:
+    rows = list(read_rows(f"data.{split}", file, columns))
+    examples = [_example(split, row) for row in rows]
+    if split == "train" and not rows[0].named:
+        _refuse_a_header(file, examples)
+    return examples
+
+
+def _example(split: str, row: Row) -> Labelled:
     text, label = row.values
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"data.{split}_file: {row.where} has no text; remove the row, or choose another data.text")
+    if not isinstance(text, str | None):
+        raise DataError(f"data.{split}: {row.where} has no text, but {text!r}; choose another data.text")
     if label is None or not str(label).strip():
-        raise DataError(f"data.{split}_file: {row.where} has no label; remove the row, or choose another data.label")
+        raise DataError(f"data.{split}: {row.where} has no label; remove the row, or choose another data.label")
+    text = text or ""
     return Labelled(name=row.where, content=text, label=str(label).strip(), digest=sha256(text.encode()).hexdigest())
+
+
+def _refuse_a_header(file: str, examples: Sequence[Labelled]) -> None:
+    """Refuse a first line whose label is that of no other line, while all other labels stand more than once."""
+    first, counts = examples[0], Counter(example.label for example in examples)
+    if counts.pop(first.label) == 1 and counts and min(counts.values()) > 1:
+        raise DataError(
+            f"data.train={file}: the first line looks like a header ('{first.content}', '{first.label}'); "
+            "name its columns with data.text and data.label"
+        )

@@ -34,7 +34,7 @@ class TokenSplit(Split):
         self,
         examples: Examples,
         *,
-        ids: Sequence[Sequence[int]],
+        ids: Sequence[Any],
         spec: TextInput,
         over_long: int = 0,
         seed: int | None = None,
@@ -42,17 +42,18 @@ class TokenSplit(Split):
         super().__init__(examples, seed=seed)
         self.spec = spec
         self.over_long = over_long
-        self._ids = dict(zip(examples.rows.tolist(), ids, strict=True))
+        rows: list[int] = examples.rows.tolist()
+        self._ids = dict(zip(rows, (np.asarray(each, dtype=np.int32) for each in ids), strict=True))
 
     @abstractmethod
     def targets(self, inputs: dict[str, Tensor], places: NDArray[np.int64]) -> Tensor:
         """Return what the objective compares with, given the padded inputs."""
 
-    def show(self, row: int) -> Sequence[int]:
+    def show(self, row: int) -> NDArray[np.int32]:
         """Return the tokens of one example."""
         return self._ids[row]
 
-    def collate(self, shown: Sequence[Sequence[int]], places: NDArray[np.int64]) -> Batch:
+    def collate(self, shown: Sequence[NDArray[np.int32]], places: NDArray[np.int64]) -> Batch:
         """Return `input_ids` and `attention_mask` of shape (B, L), L the longest of the batch."""
         inputs = self.spec.padded(shown)
         return Batch(inputs, self.targets(inputs, places), torch.from_numpy(places))
@@ -99,11 +100,17 @@ class TokenData(SplittedData):
             raise RequestError(f"data.max_length={self.max_length}: {most}; choose {spec.max_length} or less")
         self._expected, self._splits = spec, {}
 
-    @abstractmethod
-    def split(self, examples: Examples, *, random: bool) -> TokenSplit:
-        """Return examples as tokens."""
+    def remarks(self) -> list[str]:
+        """Say how many texts are cut."""
+        over = self._over_long()
+        cut = ", ".join(f"{count} of {len(self.drawn(split))} in {split}" for split, count in over.items() if count)
+        return [f"data.max_length={self.longest}: {cut} are longer and cut"] if cut else []
 
     def shown(self) -> dict[str, Any]:
         """Return which tokenizer cuts the text, the longest that is seen, and how many examples are longer."""
-        cut = {split: self.drawn(split).over_long for split in SPLITS}
+        cut = self._over_long()
         return {"tokenizer": self.spec.fingerprint, "max_length": self.longest, "over_long": cut}
+
+    def _over_long(self) -> dict[str, int]:
+        drawn = {split: self.drawn(split) for split in SPLITS}
+        return {split: each.over_long for split, each in drawn.items() if isinstance(each, TokenSplit)}

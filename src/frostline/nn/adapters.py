@@ -4,6 +4,7 @@ peft injects the layers; which ones, what else trains and which stage they belon
 """
 
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -78,7 +79,8 @@ def inject(network: nn.Module, attached: Attached, *, seed: int = 0) -> None:
     """
     peft = _peft(attached.adapter)
     free = {parameter: parameter.requires_grad for parameter in network.parameters()}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft sees for itself how a weight lies
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reset accelerators too
         peft.inject_adapter_in_model(_config(peft, attached), network)
     for parameter, flag in free.items():  # peft freezes all but its own, the head too
@@ -126,11 +128,17 @@ def _targets(
 
 def _adaptable(module: nn.Module, adapter: Adapter) -> bool:
     """Tell whether peft adapts this layer rightly; subclasses may compute something else, and are left out."""
-    if type(module) not in _TYPES[adapter.types]:
+    if type(module) not in _TYPES[adapter.types] and not (_is_turned_linear(module) and adapter.types != "conv"):
         return False
     if adapter.method == "ia3" or not isinstance(module, nn.Conv2d):
         return True
     return module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"
+
+
+def _is_turned_linear(module: nn.Module) -> bool:
+    """Tell whether a layer is what transformers calls Conv1D: GPT-2's linear layer, whose weight lies the other way."""
+    kind = type(module)
+    return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def _tied(network: nn.Module) -> set[nn.Module]:

@@ -147,10 +147,18 @@ def _arrivals(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Call
 
 
 def _begins(unit: nn.Module, group: Sequence[nn.Module], head: Sequence[nn.Module]) -> bool:
-    """Tell whether a unit begins a stage: the head does, and what does more than normalise the stage before it."""
+    """Tell whether a unit begins a stage: the head does, and what does more than normalise the stage before it.
+
+    Tables, of tokens and of their positions, begin one stage together.
+    """
     if unit in head:
         return set(group).isdisjoint(head) and any(_owns_parameters(part) for unit in group for part in unit.modules())
-    return _transforms([unit]) and _transforms(group)
+    return _transforms([unit]) and _transforms(group) and not (_only_looks_up([unit]) and _only_looks_up(group))
+
+
+def _only_looks_up(units: Iterable[nn.Module]) -> bool:
+    owners = (module for unit in units for module in unit.modules() if _owns_parameters(module))
+    return all(isinstance(module, nn.Embedding | nn.EmbeddingBag) or is_norm(module) for module in owners)
 
 
 def _transforms(units: Iterable[nn.Module]) -> bool:

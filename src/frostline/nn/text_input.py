@@ -14,14 +14,16 @@ class TextInput:
     """The tokens that a network expects.
 
     Attributes:
-        tokenizer: One of transformers.
+        tokenizer: One of transformers, with a fast backend.
         max_length: Tokens of a text that the network takes, those that the tokenizer adds included.
         fingerprint: What tells this tokenizer from others, a hexadecimal SHA-256.
+        causal: Whether each token sees only those before it, so that running text may be cut anywhere.
     """
 
     tokenizer: Any
     max_length: int
     fingerprint: str
+    causal: bool = False
 
     def encoded(self, texts: Sequence[Any], *, longest: int, words: bool = False) -> tuple[list[Any], int]:
         """Return the encoding of each text, cut to `longest` tokens, and how many of them had to be cut.
@@ -31,15 +33,23 @@ class TextInput:
             longest: Tokens that are kept of a text, those that the tokenizer adds included.
             words: Whether the texts are cut into words.
         """
-        chosen = {"is_split_into_words": words, "return_attention_mask": False, "return_token_type_ids": False}
         texts = list(texts)
-        whole = self.tokenizer(texts, verbose=False, **chosen)
-        cut = self.tokenizer(texts, truncation=True, max_length=longest, **chosen)
-        return list(cut.encodings), sum(len(ids) > longest for ids in whole["input_ids"])
+        encodings = self._encodings(texts, words=words)
+        over = [place for place, encoding in enumerate(encodings) if len(encoding.ids) > longest]
+        cut = self._encodings([texts[place] for place in over], words=words, truncation=True, max_length=longest)
+        for place, encoding in zip(over, cut, strict=True):
+            encodings[place] = encoding
+        return encodings, len(over)
 
-    def padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def padded(self, ids: Sequence[Any]) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, int64 of shape (B, L), L the longest of these B."""
-        rows = [torch.tensor(row, dtype=torch.int64) for row in ids]
+        rows = [torch.as_tensor(row, dtype=torch.int64) for row in ids]
         padded = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         return {"input_ids": padded, "attention_mask": mask}
+
+    def _encodings(self, texts: list[Any], *, words: bool, **cutting: Any) -> list[Any]:
+        if not texts:
+            return []
+        told = {"is_split_into_words": words, "return_attention_mask": False, "return_token_type_ids": False}
+        return list(self.tokenizer(texts, verbose=False, **told, **cutting).encodings)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any, ClassVar
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from frostline.errors import RequestError, WeightsError
 from frostline.nn.extras import library
+from frostline.nn.stages import is_norm
 from frostline.nn.text_input import TextInput
 
 LONGEST = 512
 """Tokens that a network takes which sets no bound of its own."""
 
-_PADDED_TABLES = ("roberta", "xlm-roberta", "camembert", "longformer", "data2vec-text")
+_PADDED_TABLES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "data2vec-text")
 """Kinds whose first position follows the index of padding, which costs them rows of their position table."""
 
 
@@ -37,41 +38,36 @@ class Transformer:
     tasks: ClassVar[tuple[str, ...]]
     family: ClassVar[str]
     """The class of transformers that builds the network."""
+    causal: ClassVar[bool] = False
+    """Whether each token must see only those before it."""
 
     name: str
     pretrained: bool = True
     tokenizer: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.tokenizer is None and self._is_a_kind():
-            raise RequestError(f"model.tokenizer: '{self.name}' alone has none; name the folder or the id of one")
-
     @property
     def input(self) -> TextInput:
         """The tokenizer, and how many tokens the network takes.
 
         Raises:
-            RequestError: The tokenizer has more tokens than the network's table.
+            RequestError: The tokenizer and the network's table of tokens do not belong together.
+            WeightsError: Configuration or tokenizer cannot be read.
         """
-        tokens, rows = len(self._tokenizer), self._config.vocab_size
-        if tokens > rows:
-            problem = f"the tokenizer has {tokens} tokens and {self.name} takes {rows}"
-            raise RequestError(f"model.tokenizer: {problem}; choose the tokenizer that these weights belong to")
-        content = self._tokenizer.backend_tokenizer.to_str().encode()
-        longest = min(_positions(self._config), self._tokenizer.model_max_length)
-        return TextInput(tokenizer=self._tokenizer, max_length=longest, fingerprint=sha256(content).hexdigest())
+        tokenizer, fingerprint = self._tokenizer
+        self._refuse_another_vocabulary(len(tokenizer))
+        longest = min(_positions(self._config, tokenizer.pad_token_id), tokenizer.model_max_length)
+        return TextInput(tokenizer=tokenizer, max_length=longest, fingerprint=fingerprint, causal=self.causal)
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights are those of a network for the same task, with as many classes."""
-        of_the_task = any(kind.endswith(self.family.removeprefix("AutoModel")) for kind in self._architectures)
-        return self.pretrained and of_the_task and self._config.num_labels == num_classes
+        return self.pretrained and self._kind.__name__ in (self._config.architectures or [])
 
     def network(self, num_classes: int) -> nn.Module:
         """Build the network, filled with its weights where `pretrained` says so.
 
         Args:
-            num_classes: Classes that the last layer tells apart.
+            num_classes: Classes that the last layer tells apart; none for the tokens of a vocabulary.
 
         Returns:
             A module from a mapping of `input_ids` and `attention_mask`, each (B, L), to logits.
@@ -79,11 +75,11 @@ class Transformer:
         Raises:
             WeightsError: The weights lack more than the head, or cannot be read.
         """
-        family, config = getattr(library("transformers", extra="text"), self.family), self._config_for(num_classes)
+        kind, config = self._kind, self._config_for(num_classes)
         if not self.pretrained:
-            return Logits(family.from_config(config, dtype=torch.float32))
-        with _one_sentence(self.name):
-            found, told = family.from_pretrained(
+            return Logits(kind._from_config(config, dtype=torch.float32))
+        with _one_sentence("model.name", self.name):
+            found, told = kind.from_pretrained(
                 self.name,
                 config=config,
                 dtype=torch.float32,
@@ -92,47 +88,115 @@ class Transformer:
                 output_loading_info=True,
             )
         network = Logits(found)
-        _refuse_incomplete(network, told["missing_keys"], self.name)
+        drawn = {*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}
+        _refuse_incomplete(network, drawn, self.name)
         return network
+
+    def _refuse_another_vocabulary(self, tokens: int) -> None:
+        rows, own = self._config.vocab_size, self.pretrained and self.tokenizer is not None
+        if tokens > rows or (own and tokens < 0.9 * rows):  # some tables have spare rows, to be of a round size
+            problem = f"the tokenizer has {tokens} tokens and {self.name} takes {rows}"
+            raise RequestError(f"model.tokenizer: {problem}; choose the tokenizer that these weights belong to")
 
     def _config_for(self, num_classes: int) -> Any:
         config = deepcopy(self._config)
-        config.num_labels, config.pad_token_id = num_classes, self._tokenizer.pad_token_id
+        config.pad_token_id = self._tokenizer[0].pad_token_id
+        if num_classes:
+            config.num_labels = num_classes
+        if hasattr(config, "use_cache"):
+            config.use_cache = False  # nothing is generated token by token
+        if self.causal and getattr(config, "is_decoder", None) is False:
+            config.is_decoder = True  # else an encoder's attention would see the tokens that it is to predict
         return config
 
+    @cached_property
+    def _kind(self) -> Any:
+        """The network's class."""
+        mapping = getattr(library("transformers", extra="text"), self.family)._model_mapping
+        if type(self._config) not in mapping:
+            kind = self._config.model_type
+            raise RequestError(
+                f"model.name={self.name}: transformers has no {kind} for {self.tasks[0]}; choose another"
+            )
+        found = mapping[type(self._config)]
+        return found[0] if isinstance(found, tuple) else found
+
+    @property
     def _is_a_kind(self) -> bool:
         return not self.pretrained and self.name in library("transformers", extra="text").CONFIG_MAPPING
 
     @cached_property
     def _config(self) -> Any:
         configs = library("transformers", extra="text").AutoConfig
-        with _one_sentence(self.name):
-            read = configs.for_model(self.name) if self._is_a_kind() else configs.from_pretrained(self.name)
-        for name, value in self.config.items():
-            if not hasattr(read, name):
-                raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
-            setattr(read, name, value)
-        return read
-
-    @property
-    def _architectures(self) -> list[str]:
-        return self._config.architectures or []
+        read = configs.for_model if self._is_a_kind else configs.from_pretrained
+        own = {"vocab_size": len(self._tokenizer[0])} if self._is_a_kind else {}
+        with _one_sentence("model.name", self.name):
+            plain = read(self.name)
+            for name in self.config:
+                if not hasattr(plain, name):
+                    raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
+            return read(self.name, **{**own, **self.config})  # anew: some entries follow from others
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        name = self.tokenizer or self.name
-        with _one_sentence(name):
+    def _tokenizer(self) -> tuple[Any, str]:
+        """The tokenizer and its fingerprint, taken before any call changes how it cuts and pads."""
+        if self.tokenizer is None and self._is_a_kind:
+            raise RequestError(f"model.tokenizer: '{self.name}' alone has none; name the folder or the id of one")
+        name, key = (self.name, "model.name") if self.tokenizer is None else (self.tokenizer, "model.tokenizer")
+        with _one_sentence(key, name):
             read = library("transformers", extra="text").AutoTokenizer.from_pretrained(name, padding_side="right")
+        if not read.is_fast:
+            raise RequestError(f"{key}={name}: has no tokenizer.json, which says where each token begins; add one")
         if read.pad_token_id is None:  # GPT-2 was trained on texts that need no padding
             read.pad_token = read.eos_token
-        return read
+        if read.pad_token_id is None:
+            raise RequestError(
+                f"{key}={name}: its tokenizer names no pad_token and no eos_token; name one of its tokens"
+            )
+        read.backend_tokenizer.no_truncation()
+        read.backend_tokenizer.no_padding()
+        return read, sha256(read.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 class TextClassifier(Transformer):
-    """A network of transformers with one label for each text."""
+    """A network of transformers with one label for each text; a decoder's last token decides."""
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
     family: ClassVar[str] = "AutoModelForSequenceClassification"
+
+    def brings_head(self, num_classes: int) -> bool:
+        """Tell whether the weights are those of a network for the same task, with as many classes."""
+        return super().brings_head(num_classes) and bool(self._config.num_labels == num_classes)
+
+
+class TokenClassifier(TextClassifier):
+    """A network of transformers with one label for each token."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("token_classification",)
+    family: ClassVar[str] = "AutoModelForTokenClassification"
+
+
+class MaskedLanguageModel(Transformer):
+    """An encoder of transformers that guesses the masked tokens of a text.
+
+    Its output layer is tied to the embeddings, as BERT's is, and belongs to the stem; the head is what else lies above
+    the encoder: BERT's transform, normalisation and output bias.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("masked_lm",)
+    family: ClassVar[str] = "AutoModelForMaskedLM"
+
+
+class CausalLanguageModel(Transformer):
+    """A decoder of transformers that guesses each next token of a text.
+
+    Where its output layer is tied to the embeddings, as GPT-2's is, it belongs to the stem, and the head is the last
+    normalisation; an output layer of its own is the head.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("causal_lm",)
+    family: ClassVar[str] = "AutoModelForCausalLM"
+    causal: ClassVar[bool] = True
 
 
 class Logits(nn.Module):
@@ -147,29 +211,65 @@ class Logits(nn.Module):
         self.model = model
         self.head_modules = _head(model)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Map a mapping of tensors (B, L) to logits."""
-        logits: Tensor = self.model(**inputs).logits
-        return logits
+    def forward(self, inputs: Mapping[str, Tensor], at: Tensor | None = None) -> Tensor:
+        """Map a mapping of tensors (B, L) to logits.
+
+        Args:
+            inputs: What the network takes.
+            at: Boolean (B, L), true at M places: the head sees only these, and logits are (M, V).
+        """
+        if at is None:
+            logits: Tensor = self.model(**inputs).logits
+            return logits
+        encoder = getattr(self.model, str(self.model.base_model_prefix))
+        met: list[Any] = []
+        handle = encoder.register_forward_hook(partial(_only, at, met))
+        try:
+            logits = self.model(**inputs).logits
+        finally:
+            handle.remove()
+        return logits[0] if met else logits[at]  # some, such as OPT, go past their own encoder's forward
+
+
+def _only(at: Tensor, met: list[Any], *call: Any) -> Any:
+    """Leave of an encoder's output (B, L, D) what is at M places, as one text (1, M, D)."""
+    output = call[-1]
+    met.append(output)
+    output["last_hidden_state"] = output["last_hidden_state"][at].unsqueeze(0)
+    return output
 
 
 def _head(model: nn.Module) -> tuple[str, ...]:
-    """Return what is no part of the encoder; a pooler, which feeds the classifier alone, is part of the head."""
+    """Return what is no part of the encoder, and a pooler, which feeds the classifier alone.
+
+    Where all of that is tied to the encoder, the head is the encoder's last normalisation, too.
+    """
     base = str(getattr(model, "base_model_prefix", ""))
-    head = [name for name, child in model.named_children() if name != base and any(True for _ in child.parameters())]
     encoder = getattr(model, base, None)
+    head = [name for name, child in model.named_children() if name != base and any(True for _ in child.parameters())]
+    if encoder is None:
+        return tuple(f"model.{name}" for name in head)
     pooler = [f"{base}.pooler"] if getattr(encoder, "pooler", None) is not None else []
-    return tuple(f"model.{name}" for name in [*pooler, *head])
+    below = {id(parameter) for parameter in encoder.parameters()}
+    owned = [p for name in [*pooler, *head] for p in model.get_submodule(name).parameters() if not pooler]
+    tied = not pooler and all(id(parameter) in below for parameter in owned)
+    norms = [f"{base}.{name}" for name, module in encoder.named_modules() if is_norm(module) and _once(name)]
+    return tuple(f"model.{name}" for name in [*pooler, *(norms[-1:] if tied else []), *head])
 
 
-def _positions(config: Any) -> int:
-    rows = int(getattr(config, "max_position_embeddings", LONGEST))
-    return rows - config.pad_token_id - 1 if config.model_type in _PADDED_TABLES else rows
+def _once(name: str) -> bool:
+    """Tell whether a module is none of a list of layers."""
+    return not any(part.isdecimal() for part in name.split("."))
 
 
-def _refuse_incomplete(network: Logits, missing: list[str], name: str) -> None:
-    prefixes = tuple(each.removeprefix("model.") for each in network.head_modules)
-    if body := sorted(key for key in missing if not key.startswith(prefixes)):
+def _positions(config: Any, pad: int) -> int:
+    rows = int(getattr(config, "max_position_embeddings", None) or LONGEST)
+    return rows - pad - 1 if config.model_type in _PADDED_TABLES else rows
+
+
+def _refuse_incomplete(network: Logits, drawn: set[str], name: str) -> None:
+    prefixes = tuple(f"{each.removeprefix('model.')}." for each in network.head_modules)
+    if body := sorted(key for key in drawn if not key.startswith(prefixes)):
         more = f" and {len(body) - 1} more" if len(body) > 1 else ""
         raise WeightsError(
             f"model.name={name}: its weights have no value for '{body[0]}'{more}; choose weights of this network, or "
@@ -178,7 +278,7 @@ def _refuse_incomplete(network: Logits, missing: list[str], name: str) -> None:
 
 
 @contextmanager
-def _one_sentence(name: str) -> Iterator[None]:
+def _one_sentence(key: str, name: str) -> Iterator[None]:
     """Silence what transformers says of a new head, and say in one sentence what it could not find."""
     logging = library("transformers", extra="text").utils.logging
     level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -186,11 +286,13 @@ def _one_sentence(name: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    except RequestError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         files = "config.json, model.safetensors and the tokenizer's files"
         raise WeightsError(
-            f"model.name={name}: cannot be read ({reason}); put {files} of https://huggingface.co/{name} into a folder "
+            f"{key}={name}: cannot be read ({reason}); put {files} of https://huggingface.co/{name} into a folder "
             "and name that, or fetch them into $HF_HOME where there is a network"
         ) from error
     finally:

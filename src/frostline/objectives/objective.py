@@ -33,6 +33,10 @@ class Objective(ABC):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss over the batch, a scalar."""
 
+    def weight(self, outputs: Any, batch: Batch) -> int:
+        """Return how much the batch's mean loss counts in that of a split: by its examples, unless by its tokens."""
+        return len(batch.places)
+
     @abstractmethod
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
         """Return fresh metrics, by the names under which they are logged after the split's.

@@ -8,11 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from frostline.data.table import read_rows
+from frostline.data.table import Column, read_rows
 from frostline.errors import DataError
 
 ROWS = [("a, b", "1"), ('say "x"', "2"), ("Füße", "3")]
 COLUMNS = {"data.text": "text", "data.label": "label"}
+
+
+def asked(columns: dict[str, str | int] | None = None) -> list[Column]:
+    return [Column(key=key, asked=column) for key, column in (columns or COLUMNS).items()]
 
 
 def as_csv(folder: Path) -> Path:
@@ -57,7 +61,7 @@ def as_arrow_file(folder: Path) -> Path:
 
 @pytest.mark.parametrize("write", [as_csv, as_tsv, as_jsonl, as_parquet, as_arrow_stream, as_arrow_file])
 def test_every_format_gives_the_same_rows(tmp_path: Path, write: Callable[[Path], Path]) -> None:
-    rows = read_rows("data.train", str(write(tmp_path)), COLUMNS)
+    rows = read_rows("data.train", str(write(tmp_path)), asked())
     assert [row.values for row in rows] == ROWS
 
 
@@ -68,7 +72,7 @@ def lines(tmp_path: Path, content: str | bytes, name: str = "t.csv") -> Path:
 
 
 def read(file: Path, columns: dict[str, str | int] | None = None, **options: str) -> list[tuple[str, ...]]:
-    return [row.values for row in read_rows("data.train", str(file), columns or COLUMNS, **options)]
+    return [row.values for row in read_rows("data.train", str(file), asked(columns), **options)]
 
 
 def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
         "t.tsv": "text\tlabel\r\n\r\na\t1\r\nb\t2\r\n",
         "t.jsonl": '\n\n{"text":"a","label":"1"}\n{"text":"b","label":"2"}\n',
     }.items():
-        rows = read_rows("data.train", str(lines(tmp_path, content, name)), COLUMNS)
+        rows = read_rows("data.train", str(lines(tmp_path, content, name)), asked())
         assert [(row.where, *row.values) for row in rows] == [(f"{name}:3", "a", "1"), (f"{name}:4", "b", "2")]
 
 
@@ -143,7 +147,7 @@ def sentence_of(file: Path, columns: dict[str, str | int] | None = None, **optio
         ("t.tsv", "\n\n", "it is empty; a table has a line of column names and a line for each example"),
         ("t.jsonl", "", "it has no rows; add some, or choose another file"),
         ("t.csv", "text,label\n", "it has no rows; add some, or choose another file"),
-        ("t.csv", "text,label\na,1\n\nb\n", "line 4 has 1 fields, and data.text=text data.label=label needs 2"),
+        ("t.csv", "text,label\na,1\n\nb\n", "line 4 has 1 field, but data.label is field 2; mend the line, or set data.label"),
         ("t.csv", "text,label\na,1\na, b,1\n", "line 3 has 3 fields, and the header 2"),
         ("t.tsv", "text\tlabel\na\t1\t\n", "line 2 has 3 fields, and the header 2"),
         ("t.csv", "text,label,text\na,1,b\n", "it has two columns 'text'; rename one of them"),
@@ -152,7 +156,7 @@ def sentence_of(file: Path, columns: dict[str, str | int] | None = None, **optio
         ("t.csv", b"text,label\na,1\nF\xfc\xdfe,2\n", "line 3 is not UTF-8; save the file as UTF-8"),
         ("t.jsonl", '{"text":"a","label":1}\n[1]\n', "line 2 is no JSON object, such as {...}"),
         ("t.jsonl", '{"text":"a"\n', "line 1 is no JSON (Expecting ',' delimiter: line 1 column 12 (char 11))"),
-        ("t.xlsx", "PK", "it ends in none of .csv, .tsv, .jsonl, .parquet, .arrow; rename it, or set data.separator"),
+        ("t.xlsx", "PK", "it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; rename it"),
     ],
 )  # fmt: skip
 def test_a_problem_has_a_line(tmp_path: Path, name: str, content: str | bytes, problem: str) -> None:
@@ -172,19 +176,21 @@ def test_a_binary_table_cut_short_is_told(tmp_path: Path, write: Callable[[Path]
 def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     file = write(tmp_path)
     said = sentence_of(file, {"data.text": "text", "data.label": "lable"})
-    assert said.startswith(f"data.label=lable: {file} has no such column: it has '")
-    assert said.endswith("; a position, from 0, stands for a column without a name")
+    assert said.startswith(f"data.label=lable: {file} has '")
+    assert said.endswith(", and no such column; name one of these")
     assert "'label'" in said
 
 
 def test_an_object_without_a_key_is_told_with_its_line(tmp_path: Path) -> None:
     file = lines(tmp_path, '{"text":"a","label":1}\n{"text":"a"}\n', "t.jsonl")
-    assert sentence_of(file).startswith(f"data.label=label: {file}:2 has no such column: it has 'text';")
+    assert sentence_of(file) == (
+        f"data.label=label: {file}:2 has 'text', and no such column; name one of these"
+    )
 
 
 def test_a_line_without_the_asked_position(tmp_path: Path) -> None:
     file = lines(tmp_path, "a,1\nb,2\n")
-    expected = f"data.train={file}: line 1 has 2 fields, and data.text=0 data.label=2 needs 3"
+    expected = f"data.train={file}: line 1 has 2 fields, but data.label is field 3; mend the line, or set data.label"
     assert sentence_of(file, {"data.text": 0, "data.label": 2}) == expected
 
 

@@ -1,0 +1,266 @@
+"""Running text of any size, for language models: read once as a stream, then cut into blocks of tokens."""
+
+import codecs
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline.batch import Batch
+from frostline.data.blocks import Unit, running, sentences
+from frostline.data.examples import Examples, Source
+from frostline.data.split import Split
+from frostline.data.table import Column, files_of, read_rows
+from frostline.data.text import TEXT
+from frostline.data.token_file import TokenFile, token_file
+from frostline.data.token_split import TokenData
+from frostline.errors import DataError, RequestError
+from frostline.nn.text_input import TextInput
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_READ = 1 << 20
+"""Bytes that are read at once; a longer line is taken in pieces."""
+_ENCODED = 1 << 18
+"""Characters that are cut into tokens at once."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Corpus(TokenData):
+    """Running text, cut into blocks of `max_length` tokens which are its examples.
+
+    A document ends at an empty line and at the end of a file; of tables (.csv, .tsv, .jsonl, .parquet) each row is one.
+    For encoders, blocks are packed with whole lines, across documents, with the tokenizer's separator between these
+    (FULL-SENTENCES of RoBERTa, arXiv:1907.11692, section 4.2); a line longer than a block is cut. For decoders
+    documents follow one another, each with the end-of-text token behind it, and are cut anywhere. Tokens are kept below
+    the user's cache folder; memory grows with the number of blocks, some hundred bytes each, but not with the text.
+
+    Attributes:
+        train: The training text, or a pattern for several files; what lacks is carved from its blocks.
+        val: The validation text.
+        test: The test text.
+        text: The texts' column in tables: a name, or a position from 0; null for `text` or `sentence`, or the first.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("masked_lm", "causal_lm")
+
+    train: str
+    val: str | None = None
+    test: str | None = None
+    text: str | int | None = None
+
+    def check(self) -> None:
+        """Read the files once, without the tokenizer that only the network brings.
+
+        Raises:
+            DataError: A file is missing, empty, or not UTF-8.
+        """
+        self._files()
+
+    def source(self) -> Source:
+        """Return the blocks of the files, which need the network's tokenizer."""
+        files = tuple((split, path, contents) for split, (path, contents) in self._files().items())
+        return _read(files, self.text, self.spec, self.longest)
+
+    def split(self, examples: Examples, *, random: bool) -> "BlockSplit":
+        """Return blocks as they are on disk."""
+        return BlockSplit(examples, spec=self.spec)
+
+    def remarks(self) -> list[str]:
+        """Say how many lines had to be cut."""
+        cut = sum(about["cut"] for about in self._about().values())
+        return [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
+
+    def shown(self) -> dict[str, Any]:
+        """Return the tokenizer, the length of blocks, and what became of each file."""
+        return {"tokenizer": self.spec.fingerprint, "max_length": self.longest, "text": self._about()}
+
+    def _about(self) -> dict[str, dict[str, Any]]:
+        return {split: examples.content.about for split, examples in self.source().splits.items()}
+
+    def _files(self) -> dict[str, tuple[str, tuple[tuple[Path, str], ...]]]:
+        """Return of each split its path as it was given, and its files with a hash of each."""
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            split: (path, tuple((file, _content(f"data.{split}", file)) for file in files_of(f"data.{split}", path)))
+            for split, path in given.items()
+            if path is not None
+        }
+
+
+class BlockSplit(Split):
+    """One split of blocks of tokens.
+
+    Args:
+        examples: What is in it.
+        spec: How they are padded.
+    """
+
+    def __init__(self, examples: Examples, *, spec: TextInput) -> None:
+        super().__init__(examples, seed=None)
+        self.spec = spec
+
+    def show(self, row: int) -> NDArray[np.int64]:
+        """Return the tokens of one block."""
+        block: NDArray[np.int64] = self.examples.content[row]
+        return block
+
+    def collate(self, shown: Sequence[NDArray[np.int64]], places: NDArray[np.int64]) -> Batch:
+        """Return `input_ids` and `attention_mask`, (B, L), the tokens themselves as targets, and places."""
+        inputs = self.spec.padded(shown)
+        return Batch(inputs, inputs["input_ids"], torch.from_numpy(places))
+
+
+def _content(key: str, file: Path) -> str:
+    try:
+        at = file.stat()
+    except OSError as error:
+        raise DataError(f"{key}={file}: cannot be read ({error.strerror}); name a file") from error
+    return _hashed(key, file, at.st_size, at.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hashed(key: str, file: Path, size: int, _changed: int) -> str:
+    """Return the SHA-256 of a file, having seen that it is text where its name says so."""
+    if not file.is_file() or not size:
+        raise DataError(f"{key}={file}: is {'empty' if file.is_file() else 'no file'}; choose another")
+    digest, decoder, lines = sha256(), codecs.getincrementaldecoder("utf-8")(), 1
+    with file.open("rb") as stream:
+        while part := stream.read(_READ):
+            digest.update(part)
+            try:
+                lines += decoder.decode(part).count("\n") if file.suffix != ".parquet" else 0
+            except UnicodeDecodeError as error:
+                lines += part[: error.start].count(b"\n")
+                raise DataError(f"{key}={file}: line {lines} is not UTF-8; save the file as UTF-8") from error
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _read(
+    files: tuple[tuple[str, str, tuple[tuple[Path, str], ...]], ...],
+    column: str | int | None,
+    spec: TextInput,
+    longest: int,
+) -> Source:
+    splits = {split: _examples(split, _blocks(split, contents, column, spec, longest)) for split, _, contents in files}
+    return Source(name=files[0][1], classes=(), splits=splits, strata=("blocks",))
+
+
+def _examples(split: str, blocks: TokenFile) -> Examples:
+    if not len(blocks):
+        raise DataError(f"data.{split}: holds no text of more than one token; choose another file")
+    return Examples(
+        content=blocks,
+        rows=np.arange(len(blocks)),
+        labels=np.zeros(len(blocks), dtype=np.int64),
+        digests=blocks.digests,
+        ids=tuple(f"block {row}" for row in range(len(blocks))),
+    )
+
+
+def _blocks(
+    split: str, files: Sequence[tuple[Path, str]], column: str | int | None, spec: TextInput, longest: int
+) -> TokenFile:
+    told = [[content for _, content in files], spec.fingerprint, spec.causal, longest, column, "blocks 1"]
+    counts: Counter[str] = Counter({"documents": 0, "cut": 0, "tokens_left_out": 0})
+    first, last = _bounds(spec)
+    pack = partial(running, last=last) if spec.causal else partial(sentences, first=first, last=last)
+    return token_file(
+        sha256(json.dumps(told).encode()).hexdigest(),
+        lambda: pack(_units(split, files, column, spec, counts), counts, longest=longest),
+        lambda: dict(counts),
+        largest=len(spec.tokenizer) - 1,
+    )
+
+
+def _bounds(spec: TextInput) -> tuple[int, int]:
+    """Return the tokens around a block of an encoder; a decoder needs the second alone, behind each document."""
+    tokenizer = spec.tokenizer
+    first = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
+    ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    last = next((end for end in (ends if spec.causal else ends[::-1]) if end is not None), None)
+    if last is None or (first is None and not spec.causal):
+        needed = "an eos_token" if spec.causal else "a cls_token and a sep_token"
+        raise RequestError(f"model.tokenizer: a corpus needs {needed}, and this tokenizer has none; choose another")
+    return first, last
+
+
+class _Line(NamedTuple):
+    text: str
+    opens: bool
+
+
+def _units(
+    split: str, files: Sequence[tuple[Path, str]], column: str | int | None, spec: TextInput, counts: Counter[str]
+) -> Iterator[Unit]:
+    """Yield the tokens of every line, some lines cut at a time."""
+    waiting: list[_Line] = []
+    size = 0
+    for line in _lines(f"data.{split}", files, column, keep_ends=spec.causal):
+        counts["documents"] += line.opens
+        waiting.append(line)
+        size += len(line.text)
+        if size > _ENCODED:
+            yield from _encoded(waiting, spec)
+            waiting, size = [], 0
+    yield from _encoded(waiting, spec)
+
+
+def _encoded(lines: Sequence[_Line], spec: TextInput) -> Iterator[Unit]:
+    if lines:
+        cut = spec.tokenizer([line.text for line in lines], add_special_tokens=False, verbose=False)
+        yield from (Unit(ids, line.opens) for ids, line in zip(cut["input_ids"], lines, strict=True))
+
+
+def _lines(
+    key: str, files: Sequence[tuple[Path, str]], column: str | int | None, *, keep_ends: bool
+) -> Iterator[_Line]:
+    for file, _ in files:
+        if file.suffix in TABLES:
+            asked = Column(key="data.text", asked=column, names=TEXT, place=0)
+            rows = read_rows(key, str(file), [asked])
+            yield from (_Line(str(row.values[0]), True) for row in rows if row.values[0])
+        else:
+            yield from _text(file, keep_ends=keep_ends)
+
+
+def _text(file: Path, *, keep_ends: bool) -> Iterator[_Line]:
+    opens = True
+    for piece in _pieces(file):
+        if piece.strip():
+            yield _Line(piece.replace("\r\n", "\n") if keep_ends else piece.strip(), opens)
+            opens = False
+        else:
+            opens = True
+
+
+def _pieces(file: Path) -> Iterator[str]:
+    """Yield lines with their ends; one that is longer than what is read at once, in pieces that end before a space."""
+    rest = b""
+    with file.open("rb") as stream:
+        while part := stream.readline(_READ):
+            piece, rest = rest + part, b""
+            if len(part) == _READ and not part.endswith(b"\n"):
+                cut = _cut(piece)
+                piece, rest = piece[:cut], piece[cut:]
+            yield piece.decode("utf-8").removeprefix("\ufeff")
+    if rest:
+        yield rest.decode("utf-8")
+
+
+def _cut(piece: bytes) -> int:
+    """Return the place of the last space, or where there is none, of the last character."""
+    place = piece.rfind(b" ")
+    if place <= 0:
+        place = len(piece) - 1
+        while place and piece[place] & 0xC0 == 0x80:  # within a character
+            place -= 1
+    return place
