@@ -8,7 +8,10 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 NO_LABEL = -100
-"""The target of a token that has none: padding, what a tokenizer adds, all but the first part of a word."""
+"""The target of what has none: tokens of padding, that a tokenizer adds, all but the first of a word; pixels to ignore.
+
+It is the label that torch's cross-entropy leaves out.
+"""
 
 
 class Batch(NamedTuple):

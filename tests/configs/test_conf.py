@@ -29,6 +29,7 @@ ASKED = {
     "freeze=only": ["freeze.stages=[head]"],
     "model=torchvision": ["model.name=resnet18"],
     "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
+    "model=transformers_segmenter": ["model.name=nvidia/mit-b0"],
     "data=segmentation_folder": ["data.root=streets"],
     "data=cityscapes": ["data.root=streets"],
 }

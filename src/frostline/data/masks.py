@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
+from frostline.batch import NO_LABEL
 from frostline.data.examples import Examples, Source
 from frostline.data.pixels import content_of, opened, problem_of
 from frostline.errors import DamagedError, DataError
 
-IGNORED = -100
-"""The label of pixels that no loss and no metric looks at, as torch has it."""
 STRATUM = "image"
 """An image with many classes has no one class: splits and shots are drawn from all images alike."""
 
 _LISTED = 5
+_VALUES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,13 @@ class MaskedImages:
         pairs: The files.
         labels: From what a mask holds to labels.
         digests: Of the masks, hexadecimal SHA-256.
-        void: How many images have no pixel of any class.
+        void: The rows of images that have no pixel of any class.
     """
 
     pairs: Sequence[Pair]
     labels: "Labels"
     digests: Sequence[str]
-    void: int
+    void: frozenset[int]
 
     def __getitem__(self, row: int) -> tuple[Image.Image, NDArray[np.int16]]:
         """Return an upright RGB image and the labels of its pixels, (H, W).
@@ -65,19 +65,28 @@ class MaskedImages:
             raise DamagedError(f"{file}: cannot be read any more ({problem_of(error)}); {way_out}") from error
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedExamples(Examples):
+    """Images whose label is their mask."""
+
+    def spelt(self, strata: Sequence[str]) -> list[str]:
+        """Return the digest of each mask."""
+        return [self.content.digests[row] for row in self.rows.tolist()]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """From the values of a mask to labels.
 
     Attributes:
-        by_value: The label of each value that stands for a class, or IGNORED.
+        by_value: The label of each value that stands for a class, or NO_LABEL.
     """
 
     by_value: Mapping[int, int]
     _table: NDArray[np.int16] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        table = np.full(2**16, IGNORED, dtype=np.int16)
+        table = np.full(_VALUES, NO_LABEL, dtype=np.int16)
         for value, label in self.by_value.items():
             table[value] = label
         object.__setattr__(self, "_table", table)
@@ -106,7 +115,7 @@ def masked_source(
         root: `data.root`, for the messages.
         splits: `train`, and `val` and `test` where there are any.
         classes: Their names; None for the values that masks hold, by number.
-        labels: The label of each value, or IGNORED; with `classes=None` of the values to ignore alone.
+        labels: The label of each value, or NO_LABEL; with `classes=None` of the values to ignore alone.
 
     Raises:
         DataError: A file does not decode, sizes differ, or a mask holds a value that is no class.
@@ -119,10 +128,9 @@ def masked_source(
         classes, labels = _numbered(root, looked, labels)
     known = [(pair.id, _unknown(pair, look, labels)) for pair, look in zip(everything, looked, strict=True)]
     _refuse(root, [(name, problem) for name, problem in known if problem])
-    void = sum(all(labels[value] == IGNORED for value in look.counts) for look in looked)
-    content = MaskedImages(
-        pairs=everything, labels=Labels(by_value=labels), digests=tuple(look.mask for look in looked), void=void
-    )
+    void = {row for row, look in enumerate(looked) if all(labels[value] == NO_LABEL for value in look.counts)}
+    digests = tuple(look.mask for look in looked)
+    content = MaskedImages(pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void))
     begins = np.cumsum([0, *map(len, splits.values())]).tolist()
     parts = {
         split: _examples(content, looked, range(begin, begin + len(pairs)))
@@ -131,8 +139,8 @@ def masked_source(
     return Source(name=root, classes=tuple(classes), splits=parts, strata=(STRATUM,))
 
 
-def _examples(content: MaskedImages, looked: Sequence[_Looked], rows: Sequence[int]) -> Examples:
-    return Examples(
+def _examples(content: MaskedImages, looked: Sequence[_Looked], rows: Sequence[int]) -> "MaskedExamples":
+    return MaskedExamples(
         content=content,
         rows=np.array(rows, dtype=np.int64),
         labels=np.zeros(len(rows), dtype=np.int64),
@@ -160,17 +168,20 @@ def _look(pair: Pair) -> _Looked:
 
 
 def _values(content: bytes) -> NDArray[np.int64]:
-    """Return what a mask holds, (H, W): of a palette its indices, never its colours.
+    """Return what a mask holds, (H, W), turned as its EXIF data says: of a palette its indices, never its colours.
 
     Raises:
-        ValueError: It holds colours or fractions.
+        ValueError: There is nothing in the file, or it holds colours, fractions or what no 16 bits hold.
     """
     if not content:
         raise ValueError("an empty file")
     mask = Image.open(io.BytesIO(content))
     if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
         raise ValueError(f"a mask holds one whole number for each pixel, not {mask.mode}")
-    return np.asarray(mask).astype(np.int64)
+    values = np.asarray(ImageOps.exif_transpose(mask)).astype(np.int64)
+    if values.min() < 0 or values.max() >= _VALUES:
+        raise ValueError(f"a mask holds numbers from 0 to {_VALUES - 1}, not {values.min()} to {values.max()}")
+    return values
 
 
 def _other_size(image: tuple[int, ...], mask: tuple[int, ...]) -> str:

@@ -16,14 +16,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
-from frostline.batch import Batch
+from frostline.batch import NO_LABEL, Batch
 from frostline.data.examples import Examples
 from frostline.data.image_split import normalised
-from frostline.data.masks import IGNORED, MaskedImages
+from frostline.data.masks import MaskedImages
 from frostline.data.pixels import HELD_BYTES
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
-from frostline.errors import RequestError
+from frostline.errors import DataError, RequestError
 from frostline.nn.backbone import ImageInput
 
 Shown = tuple[Tensor, Tensor]
@@ -69,19 +69,28 @@ class SegmentationData(SplittedData):
         self._expected = ImageInput(size=self.image_size or spec.size, mean=spec.mean, std=spec.std)
         self._splits = {}
 
+    def setup(self, stage: str | None = None) -> None:
+        """Draw the splits, once.
+
+        Raises:
+            DataError: The data is not there, not readable or too little for what was asked, or no pixel of a split has
+                a class.
+        """
+        super().setup(stage)
+        for split in SPLITS:
+            examples = self.drawn(split).examples
+            if examples.content.void.issuperset(examples.rows.tolist()):
+                name, many = self.source().name, f"{len(examples)} image(s)"
+                raise DataError(f"{name}: no pixel of the {many} of {split} has a class; add images that have some")
+
     def split(self, examples: Examples, *, random: bool) -> "SegmentationSplit":
         """Return images and masks as a network takes them, changed at random where that was asked for."""
         return SegmentationSplit(examples, spec=self.spec, seed=self.seed if self.augment and random else None)
 
-    def fingerprint(self) -> str:
-        """Return one SHA-256 over class names, images and masks of all splits as drawn."""
-        hashes = [_masks_hash(self.drawn(split).examples) for split in SPLITS]
-        return sha256("\n".join([super().fingerprint(), *hashes]).encode()).hexdigest()
-
     def shown(self) -> dict[str, Any]:
         """Return size, normalisation, whether images are augmented, and how many have no pixel of any class."""
         mean, std = list(self.spec.mean), list(self.spec.std)
-        void = self.source().splits["train"].content.void
+        void = len(self.source().splits["train"].content.void)
         return {"image_size": self.spec.size, "mean": mean, "std": std, "augment": self.augment, "void_images": void}
 
     def _describe(self, split: str) -> dict[str, Any]:
@@ -111,7 +120,7 @@ class SegmentationSplit(Split):
         """Return normalised images (B, 3, H, W) and labels, int64 of shape (B, H, W)."""
         height, width = (max(labels.shape[axis] for _, labels in shown) for axis in (0, 1))
         images = [_padded(normalised(image, self.spec), height, width, 0) for image, _ in shown]
-        labels = [_padded(labels, height, width, IGNORED) for _, labels in shown]
+        labels = [_padded(labels, height, width, NO_LABEL) for _, labels in shown]
         return Batch(torch.stack(images), torch.stack(labels).long(), torch.from_numpy(places))
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
+from frostline.batch import NO_LABEL
 from frostline.data.examples import Source
 from frostline.data.listing import IMAGE_SUFFIXES, listing
-from frostline.data.masks import IGNORED, Pair, masked_source
+from frostline.data.masks import Pair, masked_source
 from frostline.data.segmentation import SegmentationData
 from frostline.errors import DataError
 
@@ -21,8 +22,9 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 class SegmentationFolder(SegmentationData):
     """Images below `root/images`, and below `root/masks` a mask of the same name for each.
 
-    A mask has one number for each pixel, the class; of a palette its indices count, not its colours. Both folders may
-    hold `train/`, with `val/` and `test/` beside it; whichever of the two is absent is carved from `train/`.
+    A mask has one number for each pixel, the class; of a palette its indices count, not its colours. Images and masks
+    are both turned as their own EXIF data says, so that a mask without any belongs to the upright image. Both folders
+    may hold `train/`, with `val/` and `test/` beside it; whichever of the two is absent is carved from `train/`.
 
     Attributes:
         root: The folder.
@@ -49,7 +51,7 @@ def _read(root: str, folder: Path, classes: tuple[str, ...] | None, ignore: int)
     names = classes or _listed(folder / "classes.txt")
     if names is not None and len(set(names)) < max(2, len(names)):
         raise DataError(f"data.classes={list(names)}: should name at least two classes, each once")
-    labels = {value: value for value in range(len(names or ())) if value != ignore} | {ignore: IGNORED}
+    labels = {value: value for value in range(len(names or ())) if value != ignore} | {ignore: NO_LABEL}
     pairs = [Pair(id=name, image=images[name], mask=masks[name]) for name in images]
     return masked_source(root, _by_split(root, pairs), classes=names, labels=labels)
 

@@ -1,12 +1,12 @@
 """Networks for text from transformers: any encoder or decoder of its hub, of a local folder, or new by its kind."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from frostline.nn.extras import library
 from frostline.nn.stages import is_norm
 from frostline.nn.text_input import TextInput
 
+Wrapped = TypeVar("Wrapped", bound=nn.Module)
+
 LONGEST = 512
 """Tokens that a network takes which sets no bound of its own."""
 
@@ -24,61 +26,35 @@ _PADDED_TABLES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "long
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transformer:
-    """A network for text from transformers.
+class FromTransformers:
+    """What recipes of transformers' networks share, whatever they take.
 
     Attributes:
-        name: An id of the hub (`google-bert/bert-base-uncased`) or a local folder with a configuration, a tokenizer and
-            `model.safetensors`; with `pretrained=false` also a kind of network (`bert`, `gpt2`, ...).
+        name: An id of the hub or a local folder; with `pretrained=false` also a kind of network.
         pretrained: Take the weights of `name`, too; otherwise they are new.
-        tokenizer: An id or a folder of a tokenizer, where it is not that of `name`.
         config: What the configuration says otherwise: `{num_hidden_layers: 2}`.
     """
 
     tasks: ClassVar[tuple[str, ...]]
     family: ClassVar[str]
     """The class of transformers that builds the network."""
-    causal: ClassVar[bool] = False
-    """Whether each token must see only those before it."""
+    files: ClassVar[str]
+    """What a folder must hold, for messages."""
 
     name: str
     pretrained: bool = True
-    tokenizer: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def input(self) -> TextInput:
-        """The tokenizer, and how many tokens the network takes.
-
-        Raises:
-            RequestError: The tokenizer and the network's table of tokens do not belong together.
-            WeightsError: Configuration or tokenizer cannot be read.
-        """
-        tokenizer, fingerprint = self._tokenizer
-        self._refuse_another_vocabulary(len(tokenizer))
-        longest = min(_positions(self._config, tokenizer.pad_token_id), tokenizer.model_max_length)
-        return TextInput(tokenizer=tokenizer, max_length=longest, fingerprint=fingerprint, causal=self.causal)
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights are those of a network for the same task, with as many classes."""
         return self.pretrained and self._kind.__name__ in (self._config.architectures or [])
 
-    def network(self, num_classes: int) -> nn.Module:
-        """Build the network, filled with its weights where `pretrained` says so.
-
-        Args:
-            num_classes: Classes that the last layer tells apart; none for the tokens of a vocabulary.
-
-        Returns:
-            A module from a mapping of `input_ids` and `attention_mask`, each (B, L), to logits.
-
-        Raises:
-            WeightsError: The weights lack more than the head, or cannot be read.
-        """
-        kind, config = self._kind, self._config_for(num_classes)
+    def _built(self, config: Any, wrap: Callable[[nn.Module], Wrapped]) -> Wrapped:
+        """Build the network of a configuration, filled with its weights where `pretrained` says so."""
+        kind = self._kind
         if not self.pretrained:
-            return Logits(kind._from_config(config, dtype=torch.float32))
-        with _one_sentence("model.name", self.name):
+            return wrap(kind._from_config(config, dtype=torch.float32))
+        with self._one_sentence("model.name", self.name):
             found, told = kind.from_pretrained(
                 self.name,
                 config=config,
@@ -87,27 +63,14 @@ class Transformer:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        network = Logits(found)
+        network = wrap(found)
         drawn = {*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}
         _refuse_incomplete(network, drawn, self.name)
         return network
 
-    def _refuse_another_vocabulary(self, tokens: int) -> None:
-        rows, own = self._config.vocab_size, self.pretrained and self.tokenizer is not None
-        if tokens > rows or (own and tokens < 0.9 * rows):  # some tables have spare rows, to be of a round size
-            problem = f"the tokenizer has {tokens} tokens and {self.name} takes {rows}"
-            raise RequestError(f"model.tokenizer: {problem}; choose the tokenizer that these weights belong to")
-
-    def _config_for(self, num_classes: int) -> Any:
-        config = deepcopy(self._config)
-        config.pad_token_id = self._tokenizer[0].pad_token_id
-        if num_classes:
-            config.num_labels = num_classes
-        if hasattr(config, "use_cache"):
-            config.use_cache = False  # nothing is generated token by token
-        if self.causal and getattr(config, "is_decoder", None) is False:
-            config.is_decoder = True  # else an encoder's attention would see the tokens that it is to predict
-        return config
+    def _entries(self) -> Mapping[str, Any]:
+        """Return what the configuration of a new network says that nobody needs to ask for."""
+        return {}
 
     @cached_property
     def _kind(self) -> Any:
@@ -129,13 +92,101 @@ class Transformer:
     def _config(self) -> Any:
         configs = library("transformers", extra="text").AutoConfig
         read = configs.for_model if self._is_a_kind else configs.from_pretrained
-        own = {"vocab_size": len(self._tokenizer[0])} if self._is_a_kind else {}
-        with _one_sentence("model.name", self.name):
+        own = self._entries() if self._is_a_kind else {}
+        with self._one_sentence("model.name", self.name):
             plain = read(self.name)
             for name in self.config:
                 if not hasattr(plain, name):
                     raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
             return read(self.name, **{**own, **self.config})  # anew: some entries follow from others
+
+    @contextmanager
+    def _one_sentence(self, key: str, name: str) -> Iterator[None]:
+        """Silence what transformers says of a new head, and say in one sentence what it could not find."""
+        logging = library("transformers", extra="text").utils.logging
+        level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        except RequestError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise WeightsError(
+                f"{key}={name}: cannot be read ({reason}); put {self.files} of https://huggingface.co/{name} into a "
+                "folder and name that, or fetch them into $HF_HOME where there is a network"
+            ) from error
+        finally:
+            logging.set_verbosity(level)
+            if shows:
+                logging.enable_progress_bar()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(FromTransformers):
+    """A network for text from transformers.
+
+    Attributes:
+        name: An id of the hub (`google-bert/bert-base-uncased`) or a local folder with a configuration, a tokenizer and
+            `model.safetensors`; with `pretrained=false` also a kind of network (`bert`, `gpt2`, ...).
+        pretrained: Take the weights of `name`, too; otherwise they are new.
+        tokenizer: An id or a folder of a tokenizer, where it is not that of `name`.
+        config: What the configuration says otherwise: `{num_hidden_layers: 2}`.
+    """
+
+    files: ClassVar[str] = "config.json, model.safetensors and the tokenizer's files"
+    causal: ClassVar[bool] = False
+    """Whether each token must see only those before it."""
+
+    tokenizer: str | None = None
+
+    @property
+    def input(self) -> TextInput:
+        """The tokenizer, and how many tokens the network takes.
+
+        Raises:
+            RequestError: The tokenizer and the network's table of tokens do not belong together.
+            WeightsError: Configuration or tokenizer cannot be read.
+        """
+        tokenizer, fingerprint = self._tokenizer
+        self._refuse_another_vocabulary(len(tokenizer))
+        longest = min(_positions(self._config, tokenizer.pad_token_id), tokenizer.model_max_length)
+        return TextInput(tokenizer=tokenizer, max_length=longest, fingerprint=fingerprint, causal=self.causal)
+
+    def network(self, num_classes: int) -> nn.Module:
+        """Build the network, filled with its weights where `pretrained` says so.
+
+        Args:
+            num_classes: Classes that the last layer tells apart; none for the tokens of a vocabulary.
+
+        Returns:
+            A module from a mapping of `input_ids` and `attention_mask`, each (B, L), to logits.
+
+        Raises:
+            WeightsError: The weights lack more than the head, or cannot be read.
+        """
+        return self._built(self._config_for(num_classes), Logits)
+
+    def _entries(self) -> Mapping[str, Any]:
+        return {"vocab_size": len(self._tokenizer[0])}
+
+    def _refuse_another_vocabulary(self, tokens: int) -> None:
+        rows, own = self._config.vocab_size, self.pretrained and self.tokenizer is not None
+        if tokens > rows or (own and tokens < 0.9 * rows):  # some tables have spare rows, to be of a round size
+            problem = f"the tokenizer has {tokens} tokens and {self.name} takes {rows}"
+            raise RequestError(f"model.tokenizer: {problem}; choose the tokenizer that these weights belong to")
+
+    def _config_for(self, num_classes: int) -> Any:
+        config = deepcopy(self._config)
+        config.pad_token_id = self._tokenizer[0].pad_token_id
+        if num_classes:
+            config.num_labels = num_classes
+        if hasattr(config, "use_cache"):
+            config.use_cache = False  # nothing is generated token by token
+        if self.causal and getattr(config, "is_decoder", None) is False:
+            config.is_decoder = True  # else an encoder's attention would see the tokens that it is to predict
+        return config
 
     @cached_property
     def _tokenizer(self) -> tuple[Any, str]:
@@ -143,7 +194,7 @@ class Transformer:
         if self.tokenizer is None and self._is_a_kind:
             raise RequestError(f"model.tokenizer: '{self.name}' alone has none; name the folder or the id of one")
         name, key = (self.name, "model.name") if self.tokenizer is None else (self.tokenizer, "model.tokenizer")
-        with _one_sentence(key, name):
+        with self._one_sentence(key, name):
             read = library("transformers", extra="text").AutoTokenizer.from_pretrained(name, padding_side="right")
         if not read.is_fast:
             raise RequestError(f"{key}={name}: has no tokenizer.json, which says where each token begins; add one")
@@ -267,35 +318,12 @@ def _positions(config: Any, pad: int) -> int:
     return rows - pad - 1 if config.model_type in _PADDED_TABLES else rows
 
 
-def _refuse_incomplete(network: Logits, drawn: set[str], name: str) -> None:
-    prefixes = tuple(f"{each.removeprefix('model.')}." for each in network.head_modules)
+def _refuse_incomplete(network: nn.Module, drawn: set[str], name: str) -> None:
+    heads: tuple[str, ...] = getattr(network, "head_modules", ())
+    prefixes = tuple(f"{each.removeprefix('model.')}." for each in heads)
     if body := sorted(key for key in drawn if not key.startswith(prefixes)):
         more = f" and {len(body) - 1} more" if len(body) > 1 else ""
         raise WeightsError(
             f"model.name={name}: its weights have no value for '{body[0]}'{more}; choose weights of this network, or "
             "model.pretrained=false for new ones"
         )
-
-
-@contextmanager
-def _one_sentence(key: str, name: str) -> Iterator[None]:
-    """Silence what transformers says of a new head, and say in one sentence what it could not find."""
-    logging = library("transformers", extra="text").utils.logging
-    level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except RequestError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        files = "config.json, model.safetensors and the tokenizer's files"
-        raise WeightsError(
-            f"{key}={name}: cannot be read ({reason}); put {files} of https://huggingface.co/{name} into a folder "
-            "and name that, or fetch them into $HF_HOME where there is a network"
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-        if shows:
-            logging.enable_progress_bar()

@@ -10,12 +10,9 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
-from frostline.batch import Batch
+from frostline.batch import NO_LABEL, Batch
 from frostline.objectives.cross_entropy import CrossEntropy
 from frostline.objectives.objective import Objective
-
-IGNORED = -100
-"""The label of pixels that no loss and no metric looks at, as torch has it."""
 
 Logits = Tensor | tuple[Tensor, ...]
 
@@ -54,8 +51,12 @@ class Segmentation(Objective):
             total = total + self._auxiliary_weight * self._of(more, batch.targets)
         return total
 
+    def weight(self, outputs: Logits, batch: Batch) -> int:
+        """Return how many pixels count: the loss of a split is a mean over its pixels, whatever the batches."""
+        return int((batch.targets != NO_LABEL).sum())
+
     def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if not (labels != IGNORED).any():
+        if not (labels != NO_LABEL).any():
             return logits.sum() * 0  # a mean over no pixel would be NaN
         loss = self._loss(logits, labels)
         return loss + self._dice * dice_loss(logits, labels) if self._dice else loss
@@ -69,10 +70,10 @@ class Segmentation(Objective):
         count = len(classes)
         return MetricCollection(
             {
-                "miou": MulticlassJaccardIndex(count, average="macro", ignore_index=IGNORED),
-                "iou": ClassIou(count, ignore_index=IGNORED),
-                "pixel_accuracy": MulticlassAccuracy(count, average="micro", ignore_index=IGNORED),
-                "confusion": MulticlassConfusionMatrix(count, ignore_index=IGNORED),
+                "miou": MulticlassJaccardIndex(count, average="macro", ignore_index=NO_LABEL),
+                "iou": ClassIou(count, ignore_index=NO_LABEL),
+                "pixel_accuracy": MulticlassAccuracy(count, average="micro", ignore_index=NO_LABEL),
+                "confusion": MulticlassConfusionMatrix(count, ignore_index=NO_LABEL),
             }
         )
 
@@ -83,7 +84,7 @@ class Segmentation(Objective):
     def predictions(self, outputs: Logits, batch: Batch) -> dict[str, Tensor]:
         """Return each image's share of right pixels and mean intersection over union, NaN where no pixel counts."""
         pairs = list(zip(_predicted(outputs), batch.targets, strict=True))
-        counted = [(predicted[labels != IGNORED], labels[labels != IGNORED]) for predicted, labels in pairs]
+        counted = [(predicted[labels != NO_LABEL], labels[labels != NO_LABEL]) for predicted, labels in pairs]
         return {
             "pixel_accuracy": torch.stack([(predicted == labels).float().mean() for predicted, labels in counted]),
             "miou": torch.stack([_mean_iou(predicted, labels) for predicted, labels in counted]),
@@ -109,9 +110,9 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: Shape (B, C, H, W).
-        labels: Class indices of shape (B, H, W), IGNORED where a pixel counts for nothing; some count.
+        labels: Class indices of shape (B, H, W), NO_LABEL where a pixel counts for nothing; some count.
     """
-    counted = labels != IGNORED
+    counted = labels != NO_LABEL
     probabilities = logits.float().softmax(dim=1).movedim(1, -1)[counted]
     truth = F.one_hot(labels[counted], logits.shape[1]).to(probabilities)
     there = truth.sum(dim=0) > 0

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from frostline.batch import Batch
-from frostline.objectives.segmentation import IGNORED, Segmentation, dice_loss
+from frostline.batch import NO_LABEL, Batch
+from frostline.objectives.segmentation import Segmentation, dice_loss
 
 CLASSES = ("a", "b", "c")
 
@@ -23,7 +23,7 @@ def logits() -> Tensor:
 @pytest.fixture
 def labels() -> Tensor:
     drawn = torch.randint(3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
-    drawn[0, :2] = IGNORED
+    drawn[0, :2] = NO_LABEL
     return drawn
 
 
@@ -31,7 +31,7 @@ def test_the_loss_is_the_mean_over_the_pixels_that_count(logits: Tensor, labels:
     losses = [
         -torch.log_softmax(logits[i, :, y, x], dim=0)[labels[i, y, x]]
         for i, y, x in np.ndindex(2, 4, 5)
-        if labels[i, y, x] != IGNORED
+        if labels[i, y, x] != NO_LABEL
     ]
     assert len(losses) == 30
     torch.testing.assert_close(Segmentation().loss(logits, batch_of(labels)), torch.stack(losses).mean())
@@ -50,7 +50,7 @@ def test_auxiliary_logits_add_half_their_loss_and_are_not_measured(logits: Tenso
 def test_dice_is_one_minus_the_overlap_of_each_class_that_is_there(logits: Tensor, labels: Tensor) -> None:
     labels[labels == 2] = 1
     probabilities, expected = logits.softmax(dim=1), []
-    counted = labels != IGNORED
+    counted = labels != NO_LABEL
     for c in (0, 1):
         p, t = probabilities[:, c][counted], (labels == c)[counted].float()
         expected.append(2 * (p * t).sum() / (p.sum() + t.sum()))
@@ -63,7 +63,7 @@ def test_dice_is_one_minus_the_overlap_of_each_class_that_is_there(logits: Tenso
 
 def test_a_batch_in_which_no_pixel_counts_costs_nothing_and_moves_nothing(logits: Tensor) -> None:
     logits.requires_grad_()
-    loss = Segmentation(dice=1.0).loss(logits, batch_of(torch.full((2, 4, 5), IGNORED)))
+    loss = Segmentation(dice=1.0).loss(logits, batch_of(torch.full((2, 4, 5), NO_LABEL)))
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -77,7 +77,7 @@ def test_intersections_and_unions_are_summed_over_the_split(labels: Tensor) -> N
     for i in range(2):
         outputs = torch.nn.functional.one_hot(predicted[i : i + 1], 3).movedim(-1, 1).float()
         objective.measure(metrics, outputs, batch_of(labels[i : i + 1]))
-    counted = (labels != IGNORED).numpy()
+    counted = (labels != NO_LABEL).numpy()
     p, t = predicted.numpy()[counted], labels.numpy()[counted]
     ious = [((p == c) & (t == c)).sum() / ((p == c) | (t == c)).sum() for c in (0, 1)]
     found = metrics.compute()
@@ -89,7 +89,7 @@ def test_intersections_and_unions_are_summed_over_the_split(labels: Tensor) -> N
 
 
 def test_each_image_has_a_line_of_its_own(labels: Tensor) -> None:
-    labels[0] = IGNORED
+    labels[0] = NO_LABEL
     right = torch.nn.functional.one_hot(labels.clamp(min=0), 3).movedim(-1, 1).float()
     rows = Segmentation().predictions(right, batch_of(labels))
     assert rows["pixel_accuracy"].tolist()[1] == rows["miou"].tolist()[1] == 1
