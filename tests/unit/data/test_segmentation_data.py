@@ -231,3 +231,115 @@ def test_camvid_is_read_as_it_is(shared: Path) -> None:
     data = folder(shared / "data/camvid", ignore=11, image_size=60)
     assert len(data.class_names) == 11
     assert sum(len(data.drawn(split)) for split in ("train", "val", "test")) == 468
+
+
+def turned(file: Path, turn: Image.Transpose, orientation: int) -> None:
+    """Store an image turned, with the EXIF data that says so."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(file).transpose(turn).save(file, exif=exif)
+
+
+def test_a_mask_that_is_stored_turned_is_turned_as_its_image_is(tmp_path: Path) -> None:
+    plain = folder(plant(tmp_path / "plain"))
+    upright = {n: plain.drawn(split).show(row) for split in ("train",) for n, row in rows_by_name(plain, split)}
+    plant(tmp_path / "turned")
+    for kind in ("images", "masks"):
+        for file in (tmp_path / "turned" / kind).iterdir():
+            turned(file, Image.Transpose.ROTATE_180, 3)  # sizes alone could not tell
+    data = folder(tmp_path / "turned")
+    compared = 0
+    for name, row in rows_by_name(data, "train"):
+        if name in upright:
+            assert all(torch.equal(a, b) for a, b in zip(upright[name], data.drawn("train").show(row), strict=True))
+            compared += 1
+    assert compared > 0
+
+
+def rows_by_name(data: SegmentationFolder, split: str) -> list[tuple[str, int]]:
+    examples = data.drawn(split).examples
+    return list(zip(examples.ids, examples.rows.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "I;16", "CMYK"])
+def test_images_of_every_mode_are_shown_in_colour(tmp_path: Path, mode: str) -> None:
+    plant(tmp_path, size=(16, 8))
+    for number, file in enumerate(sorted((tmp_path / "images").iterdir())):
+        grey = np.full((8, 16), 1000 * (number + 1), dtype=np.uint16)
+        image = Image.fromarray(grey) if mode == "I;16" else Image.open(file).convert(mode)
+        if mode == "CMYK":
+            file.unlink()
+            file = file.with_suffix(".jpg")
+        image.save(file)
+    image, labels = folder(tmp_path).drawn("train").show(0)
+    assert (image.shape, image.dtype, labels.shape) == ((3, 8, 16), torch.uint8, (8, 16))
+
+
+def test_masks_of_16_bits_hold_what_they_say(tmp_path: Path) -> None:
+    plant(tmp_path)
+    for file in (tmp_path / "masks").iterdir():
+        values = np.asarray(Image.open(file)).astype(np.uint16) * 1000
+        Image.fromarray(values).save(file)
+    data = folder(tmp_path, ignore=65535)
+    assert data.class_names == ["0", "1000", "2000"]
+    assert set(data.drawn("train").show(0)[1].unique().tolist()) <= {0, 1, 2}
+
+
+def test_a_mask_of_more_than_16_bits_is_named(tmp_path: Path) -> None:
+    plant(tmp_path)
+    (tmp_path / "masks/003.png").unlink()
+    Image.fromarray(np.full((8, 16), 70_000, dtype=np.int32)).save(tmp_path / "masks/003.tiff")
+    told = "'003' (its mask 003.tiff: a mask holds numbers from 0 to 65535, not 70000 to 70000)"
+    assert told in refusal(tmp_path)
+
+
+def test_a_truncated_mask_is_named(tmp_path: Path) -> None:
+    plant(tmp_path, size=(64, 64))
+    redraw(tmp_path, "003", np.random.default_rng(0).integers(0, 3, (64, 64), dtype=np.uint8))
+    whole = (tmp_path / "masks/003.png").read_bytes()
+    (tmp_path / "masks/003.png").write_bytes(whole[: len(whole) // 2])
+    assert "'003' (its mask 003.png: " in refusal(tmp_path)
+
+
+def test_a_split_in_which_no_pixel_has_a_class_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path, 8, split="train")
+    plant(tmp_path, 2, split="val", first=50)
+    for name in ("050", "051"):
+        redraw(tmp_path, f"val/{name}", np.full((8, 16), 255, dtype=np.uint8))
+    told = f"{tmp_path}: no pixel of the 2 image(s) of val has a class; add images that have some"
+    assert refusal(tmp_path) == told
+
+
+def test_an_image_in_two_splits_is_kept_in_one_and_counted(tmp_path: Path) -> None:
+    plant(tmp_path, 8, split="train")
+    plant(tmp_path, 3, split="val", first=7)  # its first is the last of train
+    plant(tmp_path, 3, split="test", first=60)
+    data = folder(tmp_path)
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [7, 3, 3]
+    assert data.describe()["duplicates_removed"] == {"train": 1, "val": 0, "test": 0}
+    assert data.remarks() == []
+
+
+def test_one_image_with_two_masks_is_told(tmp_path: Path) -> None:
+    plant(tmp_path)
+    (tmp_path / "images/copy.png").write_bytes((tmp_path / "images/003.png").read_bytes())
+    redraw(tmp_path, "copy", np.zeros((8, 16), dtype=np.uint8))
+    data = folder(tmp_path)
+    assert data.describe()["contradictory_labels"] == 1
+    (told,) = data.remarks()
+    assert "the same content stands under different labels 1 time(s), such as '003' and 'copy'" in told
+
+
+def test_cityscapes_reads_masks_by_class_where_there_are_no_others(tmp_path: Path) -> None:
+    city(city(tmp_path, "train", 10), "val", 4, first=50)
+    by_class = np.full(256, 255, dtype=np.uint8)
+    by_class[[7, 23]] = 0, 10
+    for file in list(tmp_path.glob("gtFine/*/*/*_labelIds.png")):
+        ids = np.asarray(Image.open(file))
+        Image.fromarray(by_class[ids]).save(file.with_name(file.name.replace("_labelIds", "_labelTrainIds")))
+        file.unlink()
+    data = Cityscapes(seed=0, root=str(tmp_path))
+    data.expect(SPEC)
+    data.setup()
+    labels = data.drawn("test").show(9)[1]
+    assert [data.class_names[labels[0, 0]], data.class_names[labels[5, 0]], int(labels[2, 0])] == ["sky", "road", -100]

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.segmentation import GeneralizedDiceScore
 
 from frostline.batch import NO_LABEL, Batch
+from frostline.objectives.cross_entropy import CrossEntropy
 from frostline.objectives.segmentation import Segmentation, dice_loss
 
 CLASSES = ("a", "b", "c")
@@ -95,3 +97,59 @@ def test_each_image_has_a_line_of_its_own(labels: Tensor) -> None:
     assert rows["pixel_accuracy"].tolist()[1] == rows["miou"].tolist()[1] == 1
     assert torch.isnan(rows["pixel_accuracy"][0])
     assert torch.isnan(rows["miou"][0])
+
+
+def test_a_batch_counts_by_its_pixels(logits: Tensor, labels: Tensor) -> None:
+    objective = Segmentation()
+    whole, parts = batch_of(labels), [batch_of(labels[:1]), batch_of(labels[1:])]
+    weights = [objective.weight(logits, part) for part in parts]
+    assert weights == [10, 20]
+    losses = [objective.loss(logits[i : i + 1], part) for i, part in enumerate(parts)]
+    mean = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / 30
+    torch.testing.assert_close(mean, objective.loss(logits, whole))
+    assert objective.weight(logits, batch_of(torch.full_like(labels, NO_LABEL))) == 0
+
+
+def test_smoothing_and_class_weights_leave_ignored_pixels_out(logits: Tensor, labels: Tensor) -> None:
+    loss = CrossEntropy(label_smoothing=0.1, class_weights=[1.0, 2.0, 3.0])
+    counted = labels != NO_LABEL
+    expected = loss(logits.movedim(1, -1)[counted], labels[counted])
+    torch.testing.assert_close(Segmentation(loss=loss).loss(logits, batch_of(labels)), expected)
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_tables_and_means_are_those_of_a_confusion_matrix_made_by_hand(labels: Tensor, *, absent: bool) -> None:
+    objective, predicted = Segmentation(), torch.randint(3, (2, 4, 5), generator=torch.Generator().manual_seed(2))
+    if absent:
+        labels[labels == 2], predicted[predicted == 2] = 1, 0
+    metrics = objective.metrics(CLASSES)
+    objective.measure(metrics, torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float(), batch_of(labels))
+    confusion = np.zeros((3, 3))
+    for truth, guess in zip(labels.flatten().tolist(), predicted.flatten().tolist(), strict=True):
+        if truth != NO_LABEL:
+            confusion[truth, guess] += 1
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    found = metrics.compute()
+    assert found["confusion"].tolist() == confusion.tolist()
+    ious = confusion.diagonal()[union > 0] / union[union > 0]
+    assert len(ious) == (2 if absent else 3)
+    assert found["miou"].item() == pytest.approx(ious.mean())
+    assert found["iou"][torch.from_numpy(union > 0)].tolist() == pytest.approx(ious.tolist())
+
+
+def test_a_class_that_is_predicted_and_nowhere_labelled_lowers_the_mean() -> None:
+    labels = torch.tensor([[[0, 0, 1, 1]]])
+    predicted = torch.tensor([[[0, 0, 1, 2]]])
+    metrics = (objective := Segmentation()).metrics(CLASSES)
+    objective.measure(metrics, torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float(), batch_of(labels))
+    assert metrics.compute()["miou"].item() == pytest.approx((1 + 0.5 + 0) / 3)
+
+
+def test_dice_is_that_of_torchmetrics_where_predictions_are_certain(labels: Tensor) -> None:
+    labels = labels.clamp(min=0)
+    predicted = torch.randint(3, labels.shape, generator=torch.Generator().manual_seed(2))
+    score = GeneralizedDiceScore(3, weight_type="simple", input_format="index", per_class=True)
+    rows = labels.reshape(1, -1), predicted.reshape(1, -1)  # as of one image: ours sums over the batch
+    expected = score(rows[1], rows[0])
+    certain = torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1) * 100.0
+    torch.testing.assert_close(dice_loss(certain, labels), 1 - expected.mean())
