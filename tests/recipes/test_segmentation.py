@@ -1,9 +1,14 @@
 """Segmentation through the verbs: trained, planned, carried, refused."""
 
+import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from street import plant
+from test_cli import environment, start, wait_for
 from workplace import FOREIGN, Workplace
 
 pytestmark = FOREIGN
@@ -52,3 +57,87 @@ def test_parts_of_other_tasks_are_all_told(workplace: Workplace, root: str) -> N
             "choose another model, or data",
         ],
     )
+
+
+def test_the_plan_is_drawn(workplace: Workplace, root: str) -> None:
+    said = workplace.frostline("plan", *MASKED, root, "freeze=last_k", "freeze.k=1", "trainer.max_epochs=2")
+    assert said.code == 0, said.err
+    assert re.search(r"^head +##$", said.out, re.MULTILINE)
+    assert re.search(r"^stem +\.\.$", said.out, re.MULTILINE)
+    assert "trunk.network." in said.out
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_as_if_it_had_not_been(workplace: Workplace, root: str) -> None:
+    request = [
+        *MASKED,
+        root,
+        "data.augment=true",
+        "data.batch_size=4",
+        "trainer.accelerator=cpu",
+        "trainer.max_epochs=12",
+        "freeze=gradual",
+        "freeze.every=3",
+    ]
+    with subprocess.Popen(start("finetune", *request), cwd=workplace.folder, env=environment(), text=True) as process:
+        try:
+            wait_for(lambda: list(workplace.folder.glob("outputs/*/last.ckpt")), process)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    (cut,) = workplace.runs()
+    said = workplace.frostline("resume", cut.info.run_id)
+    assert said.code == 0, said.err
+    whole = workplace.frostline("finetune", *request)
+    assert whole.code == 0, whole.err
+    weights = [workplace.store.fetch(i, "weights.safetensors").read_bytes() for i in (cut.info.run_id, whole.run_id)]
+    assert weights[0] == weights[1]
+    assert workplace.artifact(cut.info.run_id, "predictions.csv") == workplace.artifact(whole.run_id, "predictions.csv")
+
+
+def test_a_mask_that_cannot_be_used_is_told_before_anything_is_recorded(workplace: Workplace, root: str) -> None:
+    mask = Path(root.removeprefix("data.root=")) / "masks/003.png"
+    Image.new("RGB", (32, 16)).save(mask)
+    said = workplace.frostline("finetune", *MASKED, root)
+    assert said.code == 2
+    assert "'003' (its mask 003.png: a mask holds one whole number for each pixel, not RGB)" in said.err
+    assert "Traceback" not in said.err
+    assert not workplace.runs()
+
+
+def test_options_out_of_range_and_misspelt_are_all_told(workplace: Workplace, root: str) -> None:
+    said = workplace.frostline("finetune", *MASKED, root, "data.ignored=11", "objective.dice=-1", "data.image_size=0")
+    assert said.code == 2
+    assert "data.ignored: unknown to SegmentationFolder; did you mean 'ignore'?" in said.err
+    assert "objective.dice: should be greater than or equal to 0, got -1" in said.err
+    assert "data.image_size: should be greater than 0, got 0" in said.err
+
+
+DEEP = ("model=transformers_segmenter", "model.name=mobilevit", "model.pretrained=false")
+
+
+@pytest.mark.slow
+def test_a_single_image_in_a_batch_that_cannot_be_normalised_is_told(workplace: Workplace, root: str) -> None:
+    pytest.importorskip("transformers")
+    small = "model.config={hidden_sizes: [16, 16, 16], neck_hidden_sizes: [8, 8, 8, 8, 8, 8, 8], aspp_out_channels: 8}"
+    one = ("data.batch_size=1", "trainer.accelerator=cpu", "trainer.max_epochs=1", "data.image_size=32")
+    said = workplace.frostline("finetune", *MASKED, root, *DEEP, small, *one)
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == (
+        "data.batch_size: batch normalisation cannot train on one value per channel, and this network pools an image "
+        "to one; choose a batch_size and shots of at least 2, or freeze.norm_stats=frozen"
+    )
+    frozen = workplace.frostline("finetune", *MASKED, root, *DEEP, small, *one, "freeze.norm_stats=frozen")
+    assert frozen.code == 0, frozen.err
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_real_streets_are_segmented(workplace: Workplace, shared: Path) -> None:
+    camvid = ("data=segmentation_folder", f"data.root={shared / 'data/camvid'}", "data.ignore=11", "data.image_size=48")
+    few = ("data.shots=4", "data.val_shots=4", "data.batch_size=2", "trainer.max_epochs=1", "trainer.accelerator=cpu")
+    said = workplace.frostline("finetune", "model=fcn", "objective=segmentation", *camvid, *few, "objective.dice=0.5")
+    assert said.code == 0, said.err
+    assert {f"test/iou/{number}" for number in range(11)} <= workplace.store.run(said.run_id).data.metrics.keys()
