@@ -24,7 +24,14 @@ ASKED = {
     "data=image_folder": ["data.root=photographs"],
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
+    "data=text": ["data.train=reviews.tsv"],
+    "data=tokens": ["data.train=names.conll"],
+    "data=corpus": ["data.train=books.txt"],
     "model=torchvision": ["model.name=resnet18"],
+    "model=transformers": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_tokens": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_masked_lm": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_causal_lm": ["model.name=openai-community/gpt2"],
 }
 """What a user must say beside the choice."""
 
