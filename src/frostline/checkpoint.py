@@ -2,9 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,12 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from frostline.errors import WeightsError
+from frostline.nn.renaming import Renaming, renaming, spelt_anew
 from frostline.nn.weights import COUNTER, read_weights
 
 __all__ = ["Carried", "carry", "read_weights", "save_tensors", "save_weights", "weights_hash"]
-
-_PREFIXES = ("", "module.", "model.", "network.", "backbone.", "_orig_mod.")
-"""What training code puts before the names of the network that it wraps."""
 
 _LINES = 12
 
@@ -29,19 +26,22 @@ class Carried:
 
     Attributes:
         missing: Names in the network only; these tensors stay as they were.
-        unexpected: Names in the weights only, without the prefix that was taken off.
+        unexpected: Names in the weights only, as the weights have them where they are outside the renamed tree.
         reshaped: Names on both sides with different shapes, as (name, shape in the weights, shape in the network).
         coverage: Share of the network's parameters outside the head that came from the weights, counted in numbers,
             0 to 1.
+        renamed: Which tree of the weights became which of the network.
     """
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     coverage: float
+    renamed: Renaming
 
     def __str__(self) -> str:
         lines = [
+            *([] if self.renamed.theirs == self.renamed.ours else [f"  > {self.renamed}  names in the weights, here"]),
             *_some([f"  - {name}  in the network only" for name in self.missing]),
             *_some([f"  + {name}  in the weights only" for name in self.unexpected]),
             *_some([f"  ~ {n}  {theirs} in the weights, {ours} in the network" for n, theirs, ours in self.reshaped]),
@@ -49,25 +49,38 @@ class Carried:
         return "\n".join([*lines, f"carried {_percent(self.coverage)} of the parameters outside the head"])
 
 
-def carry(network: nn.Module, weights: Mapping[str, Tensor], *, head: Collection[str], min_coverage: float) -> Carried:
+def carry(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    head: Collection[str],
+    min_coverage: float,
+    prefix: str | None = None,
+) -> Carried:
     """Copy into the network, in place, every weight that fits by name and shape, and leave the rest as it is.
 
-    A prefix that a wrapper put before all names (`module.`, `model.`, ...) is taken off or put on, whichever makes
-    most names fit. A head of the same shape is carried too.
+    What a wrapper put before all names (`module.`), and where in a larger network a smaller one lies
+    (`model.backbone.body.`), is found by what fits, see `frostline.nn.renaming`. A head of the same shape is carried
+    too.
 
     Args:
         network: What to fill.
         weights: Tensors by name, of any floating type and on any device.
         head: Names of parameters that may stay new; they do not count for the coverage.
         min_coverage: Share of the parameters outside the head that must be carried, 0 to 1.
+        prefix: What the names begin with that are to be carried, where the weights hold several networks.
 
     Raises:
         WeightsError: Too little fits, or a weight that would be carried is NaN or infinite; the network is untouched.
     """
     own = _tensors(network)
-    named = _rename(weights, own)
+    weights = _below(prefix, spelt_anew(weights))
+    found = renaming(weights, own)
+    named = {found(name): weight for name, weight in weights.items() if found.has(name)}
+    outside = [name for name in weights if not found.has(name)]
     fitting = {name: weight for name, weight in named.items() if name in own and weight.shape == own[name].shape}
-    carried = _compare(own, named, carried={id(own[name]) for name in fitting}, head=head)
+    carried = _compare(own, named, found, carried={id(own[name]) for name in fitting}, head=head)
+    carried = replace(carried, unexpected=tuple(sorted([*carried.unexpected, *outside])))
     if carried.coverage < min_coverage:
         raise WeightsError(
             f"The weights do not fit the network:\n{carried}, but {_percent(min_coverage)} must be; choose the model "
@@ -118,18 +131,15 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _rename(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take prefixes off the names, or put one on, so that most of them are names of the network."""
-    renamings = [dict(zip(names, weights.values(), strict=True)) for names in _spellings(tuple(weights))]
-    return max(renamings, key=lambda named: len(named.keys() & own.keys()))
-
-
-def _spellings(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield the names as they are, then without one or two prefixes, then with one more, as long as none collide."""
-    for outer, inner, added in product(_PREFIXES, _PREFIXES, _PREFIXES):
-        spelt = tuple(added + name.removeprefix(outer).removeprefix(inner) for name in names)
-        if len(set(spelt)) == len(names):
-            yield spelt
+def _below(prefix: str | None, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the weights below a prefix, which is taken off."""
+    if prefix is None:
+        return weights
+    below = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+    if not below:
+        first = sorted({name.partition(".")[0] for name in weights})
+        raise WeightsError(f"init_prefix={prefix}: no name begins so; names begin with {', '.join(first[:8])}")
+    return below
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -139,7 +149,12 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _compare(
-    own: Mapping[str, Tensor], named: Mapping[str, Tensor], *, carried: Collection[int], head: Collection[str]
+    own: Mapping[str, Tensor],
+    named: Mapping[str, Tensor],
+    renamed: Renaming,
+    *,
+    carried: Collection[int],
+    head: Collection[str],
 ) -> Carried:
     body = {id(tensor): tensor.numel() for name, tensor in own.items() if _counts(name, tensor, head)}
     covered = sum(size for identity, size in body.items() if identity in carried)
@@ -150,6 +165,7 @@ def _compare(
         unexpected=tuple(sorted(named.keys() - own.keys())),
         reshaped=tuple((name, theirs, ours) for name, theirs, ours in sorted(shared) if theirs != ours),
         coverage=covered / sum(body.values()) if body else 1.0,
+        renamed=renamed,
     )
 
 

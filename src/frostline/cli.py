@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from frostline.commands import runs, studies, training
 from frostline.commands.arguments import speaks
-from frostline.errors import IntegrityError, ProcessError, RequestError
+from frostline.errors import DamagedError, IntegrityError, ProcessError, RequestError
 
 HELP = """Frostline plans, runs, proves and compares freeze strategies for transfer learning.
 
@@ -53,6 +53,7 @@ def main() -> NoReturn:
         print(f"interrupted; {interruption or 'nothing was being trained'}", file=sys.stderr)
         code = 130
     except (
+        DamagedError,
         FloatingPointError,
         IntegrityError,
         ProcessError,

@@ -47,6 +47,18 @@ class WeightsError(RequestError):
     """Weights cannot be read, or do not fit the network they were asked to fill."""
 
 
+class DamagedError(RuntimeError):
+    """A file that was whole when it was checked can no longer be read, in the midst of a run.
+
+    Args:
+        sentence: What is wrong; or the traceback of a worker process, out of which torch's loader makes the worker's
+            error anew, and whose last line is the sentence.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence.rstrip().rpartition("\n")[2].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
 class ProcessError(RuntimeError):
     """A process of a run that has several ended before its time."""
 

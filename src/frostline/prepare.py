@@ -32,7 +32,7 @@ from frostline.objectives.objective import Objective
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.processes import processes_of
-from frostline.record import Store, Tracking
+from frostline.record import REGISTERED, Store, Tracking
 from frostline.refusals import OF_A_CONFIG, refuse_other_tasks, refuse_random_parts, refuse_unknown_metric
 from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
@@ -98,7 +98,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     network = objective.network(model, data.class_names)
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
-    carried = _carry(network, weights, parts[-1], cfg.min_coverage)
+    carried = _carry(network, weights, parts[-1], cfg)
     start, fresh = weights_hash(network.state_dict()), fingerprints(network)
     strategy = _strategy(cfg, verb, parts)
     attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
@@ -162,6 +162,8 @@ def _weights(init_from: str | None, store: Store | None) -> dict[str, Tensor] | 
         return None
     if re.fullmatch(r"[0-9a-f]{32}", init_from) and store is not None:
         return read_weights(store.fetch(init_from, WEIGHTS))
+    if init_from.startswith(REGISTERED) and store is not None:
+        return read_weights(store.registered(init_from))
     try:
         return read_weights(init_from)
     except WeightsError as error:
@@ -169,10 +171,11 @@ def _weights(init_from: str | None, store: Store | None) -> dict[str, Tensor] | 
         raise WeightsError(f"init_from: {error}{run}") from error
 
 
-def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage, least: float) -> Carried | None:
+def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage, cfg: DictConfig) -> Carried | None:
     if weights is None:
         return None
-    return carry(network, weights, head=[*head.parameters, *head.buffers], min_coverage=least)
+    names = [*head.parameters, *head.buffers]
+    return carry(network, weights, head=names, min_coverage=cfg.min_coverage, prefix=cfg.init_prefix)
 
 
 def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:

@@ -27,15 +27,19 @@ for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 
 import mlflow  # noqa: E402 (its first use of a database is loud, and is told so before)
+from mlflow.artifacts import download_artifacts as _download  # noqa: E402
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
-__all__ = ["Run", "RunRecord", "Store", "Tracking", "masked"]
+__all__ = ["REGISTERED", "Run", "RunRecord", "Store", "Tracking", "masked"]
 
 from frostline.errors import RequestError  # noqa: E402
+from frostline.nearest import did_you_mean  # noqa: E402
 
 _URI = "MLFLOW_TRACKING_URI"
+REGISTERED = "models:/"
+"""What the address of a model in MLflow's registry begins with."""
 
 _UNNAMEABLE = re.compile(r"[^\w\-. :/]")
 """What MLflow takes in no metric's name; a class may be called anything."""
@@ -171,6 +175,37 @@ class Store:
             return Path(self.client.download_artifacts(run_id, artifact))
         except (MlflowException, OSError) as error:
             raise RequestError(f"run {run_id}: {self._why_not(run_id, artifact)}") from error
+
+    def registered(self, uri: str) -> Path:
+        """Return a local path of what a version in the model registry holds, downloaded where the store is remote.
+
+        Args:
+            uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
+
+        Raises:
+            RequestError: The registry has no such model, version or alias.
+        """
+        asked = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri)
+        if asked is None:
+            raise RequestError(
+                f"init_from={uri}: a model of the registry is models:/NAME/VERSION or models:/NAME@ALIAS"
+            )
+        name, version, alias = asked.groups()
+        try:
+            if alias is not None:
+                version = self.client.get_model_version_by_alias(name, alias).version
+            return Path(_download(self.client.get_model_version_download_uri(name, str(version))))
+        except (MlflowException, OSError) as error:
+            raise RequestError(f"init_from={uri}: {self._why_not_registered(name)}") from error
+
+    def _why_not_registered(self, name: str) -> str:
+        models = {model.name: model for model in self.client.search_registered_models()}
+        if name not in models:
+            return f"the registry has no model '{name}'; {did_you_mean(name, models) if models else 'it is empty'}"
+        versions = sorted(int(each.version) for each in self.client.search_model_versions(f"name = '{name}'"))
+        aliases = sorted(models[name].aliases)
+        known = [*(f"/{version}" for version in versions), *(f"@{alias}" for alias in aliases)]
+        return f"'{name}' has no such version, or nothing is there any more; there are {', '.join(known) or 'none'}"
 
     def _why_not(self, run_id: str, artifact: str) -> str:
         try:

@@ -76,10 +76,8 @@ class _StudyRun:
         ids = {}
         for called, overrides in self.study.pretrainings.items():
             cfg = compose("pretrain", [*QUIET, *overrides, *self.overrides])
-            name = called.removeprefix(STUDY)
-            ids[called], _ = self.once(
-                prepare(cfg, "pretrain", self.store), f"pre-training {name}".removesuffix(" pretrain"), name
-            )
+            label = f"pre-training {called.removeprefix(STUDY)}".removesuffix(" pretrain")
+            ids[called], _ = self.once(prepare(cfg, "pretrain", self.store), label, "pretrain")
         return ids
 
     def fill(self, cfg: DictConfig, arm: str, seed: int) -> None:

@@ -22,6 +22,9 @@ FILES = sorted(file for file in CONF.rglob("*.yaml") if file.parent != CONF)
 NAMED = [f"{file.parent.relative_to(CONF).as_posix()}={file.stem}" for file in FILES]
 ASKED = {
     "data=image_folder": ["data.root=photographs"],
+    "data=image_table": ["data.train=labels.csv"],
+    "data=image_tags": ["data.train=tags.csv"],
+    "data=images": ["data.root=photographs"],
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
     "data=text": ["data.train=reviews.tsv"],
@@ -32,6 +35,9 @@ ASKED = {
     "model=transformers_tokens": ["model.name=google-bert/bert-base-uncased"],
     "model=transformers_masked_lm": ["model.name=google-bert/bert-base-uncased"],
     "model=transformers_causal_lm": ["model.name=openai-community/gpt2"],
+    "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
+    "data=segmentation_folder": ["data.root=streets"],
+    "data=cityscapes": ["data.root=streets"],
 }
 """What a user must say beside the choice."""
 

@@ -256,10 +256,10 @@ def test_arms_start_from_pre_trainings_of_their_own(workplace: Workplace) -> Non
     arms = {name: [f"init_from=study:{name}", "min_coverage=0.9"] for name in pretrain} | {"scratch": []}
     said = workplace.frostline("study", study(pretrain=pretrain, arms=arms, seeds=[0], reference="scratch"))
     assert said.code == 0, said.err
-    runs = {run.data.tags["frostline.arm"]: run for run in children(workplace)}
+    runs = {run.data.tags["frostline.arm"]: run for run in workplace.runs(phase="finetune")}
     started = {name: runs[name].data.tags["frostline.parent_weights"] for name in arms}
-    first = {run.data.tags["frostline.arm"]: run.info.run_id for run in workplace.runs(phase="pretrain")}
-    assert started == {**first, "scratch": ""}
+    turns, digits = (run.info.run_id for run in workplace.runs(phase="pretrain"))
+    assert started == {"digits": digits, "turns": turns, "scratch": ""}
 
 
 def test_an_arm_that_starts_from_a_pre_training_that_is_not_there_is_told_before_anything_runs(

@@ -12,6 +12,7 @@ from torch import nn
 from frostline.checkpoint import Carried, carry, read_weights, save_weights, weights_hash
 from frostline.errors import WeightsError
 from frostline.nn.cifar_resnet import CifarResNet
+from frostline.nn.renaming import Renaming
 
 SHARED = Path(os.environ.get("FROSTLINE_SHARED", Path(__file__).parents[3] / "shared"))
 PUBLIC = SHARED / "weights/resnet20-12fca82f.th"
@@ -26,6 +27,7 @@ def network(classes: int = 2) -> nn.Module:
 
 
 HEAD = ("fc.weight", "fc.bias")
+SAME = Renaming(theirs="", ours="")
 
 
 def clone(weights):
@@ -39,7 +41,7 @@ def same(left, right) -> bool:
 def test_everything_that_fits_is_carried_the_head_too():
     theirs, ours = network(), network()
     carried = carry(ours, theirs.state_dict(), head=HEAD, min_coverage=1.0)
-    assert carried == Carried(missing=(), unexpected=(), reshaped=(), coverage=1.0)
+    assert carried == Carried(missing=(), unexpected=(), reshaped=(), coverage=1.0, renamed=SAME)
     assert str(carried) == "carried 100.0 % of the parameters outside the head"
     assert same(ours.state_dict(), theirs.state_dict())
 
@@ -111,7 +113,7 @@ def test_long_lists_are_cut_after_twelve():
 
 
 def test_almost_everything_is_not_rounded_to_everything():
-    carried = Carried(missing=("x",), unexpected=(), reshaped=(), coverage=0.99999)
+    carried = Carried(missing=("x",), unexpected=(), reshaped=(), coverage=0.99999, renamed=SAME)
     assert str(carried).endswith("carried 99.9 % of the parameters outside the head")
 
 
@@ -128,7 +130,9 @@ def test_a_prefix_that_only_the_network_has_is_put_on():
     theirs, ours = network(), nn.ModuleDict({"backbone": network()})
     head = [f"backbone.{name}" for name in HEAD]
     carried = carry(ours, theirs.state_dict(), head=head, min_coverage=1.0)
-    assert carried == Carried(missing=(), unexpected=(), reshaped=(), coverage=1.0)
+    assert carried == Carried(
+        missing=(), unexpected=(), reshaped=(), coverage=1.0, renamed=Renaming(theirs="", ours="backbone.")
+    )
     assert same(ours.backbone.state_dict(), theirs.state_dict())
 
 
@@ -148,7 +152,7 @@ def test_tied_weights_that_are_stored_once_are_neither_missing_nor_halved():
     for stored in ("embed.weight", "head.weight"):
         nn.init.normal_(theirs["embed"].weight)
         carried = carry(ours, {stored: theirs["embed"].weight.detach()}, head=(), min_coverage=1.0)
-        assert carried == Carried(missing=(), unexpected=(), reshaped=(), coverage=1.0)
+        assert carried == Carried(missing=(), unexpected=(), reshaped=(), coverage=1.0, renamed=SAME)
         assert torch.equal(ours["embed"].weight, theirs["embed"].weight)
         assert ours["embed"].weight is ours["head"].weight
 

@@ -73,9 +73,9 @@ def _train(cfg: Any, verb: Any) -> float:
     from frostline.run import execute, headline
 
     prepared = prepare(cfg, verb, open_store(cfg))
-    told = [*prepared.data.remarks(), *([prepared.carried] if prepared.carried is not None else [])]
-    for remark in told if speaks() else []:
-        print(remark)
+    if prepared.carried is not None and speaks():
+        print(prepared.carried)
+    _print_remarks(prepared)
     outcome = execute(prepared, open_store(cfg))
     if speaks():
         print_end(outcome.run_id, outcome.metrics)
@@ -85,4 +85,12 @@ def _train(cfg: Any, verb: Any) -> float:
 def _show_plan(cfg: Any) -> None:
     from frostline.prepare import open_store, plan_text, prepare
 
-    print(plan_text(prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)))
+    prepared = prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)
+    print(plan_text(prepared))
+    _print_remarks(prepared)
+
+
+def _print_remarks(prepared: Any) -> None:
+    """Say what a person should know of the data although it is no mistake."""
+    for remark in prepared.data.remarks() if speaks() else []:
+        print(remark, file=sys.stderr)

@@ -24,7 +24,9 @@ class Pretrain:
         averaging: What stands for the weights when they are validated and kept.
         tracking: Where runs are logged.
         seed: Where every random stream of the run starts.
-        init_from: A run's id or a file whose weights are carried into the network.
+        init_from: A run's id, a file, a folder of transformers or `models:/NAME/VERSION` of the model registry, whose
+            weights are carried into the network.
+        init_prefix: What the names of the weights begin with that are carried, where a file holds several networks.
         min_coverage: The share of the backbone's parameters that `init_from` must carry.
         compile: A backend of torch.compile, such as `inductor`, to compile the network with.
         activation_checkpointing: Whether the body's activations are computed again in the backward pass, not kept.
@@ -42,6 +44,7 @@ class Pretrain:
     averaging: Any = None
     seed: Annotated[int, Ge(0)] = 0
     init_from: str | None = None
+    init_prefix: str | None = None
     min_coverage: Fraction = 0.9
     compile: str | None = None
     activation_checkpointing: bool = False

@@ -38,8 +38,8 @@ class Examples:
 
     def take(self, places: Sequence[int] | Places) -> "Examples":
         """Return the examples at `places`, in that order."""
-        return Examples(
-            content=self.content,
+        return replace(
+            self,
             rows=self.rows[places],
             labels=self.labels[places],
             digests=tuple(self.digests[place] for place in places),
@@ -51,14 +51,26 @@ class Examples:
         keys = list(zip(self.digests, self.labels.tolist(), self.ids, strict=True))
         return self.take(np.array(sorted(range(len(self)), key=keys.__getitem__), dtype=np.int64))
 
+    def targets(self, places: Places) -> NDArray[Any]:
+        """Return what an objective compares with: class indices, int64 of shape (B,)."""
+        return self.labels[places]
+
+    def spelt(self, strata: Sequence[str]) -> list[str]:
+        """Return how each example is labelled, in words."""
+        return [strata[label] for label in self.labels.tolist()]
+
+    def balance(self, strata: Sequence[str]) -> dict[str, int]:
+        """Count the examples of each class, for people to read."""
+        return self.per_stratum(strata)
+
     def per_stratum(self, strata: Sequence[str]) -> dict[str, int]:
         """Count the examples of each stratum."""
         return dict(zip(strata, np.bincount(self.labels, minlength=len(strata)).tolist(), strict=True))
 
     def hash(self, strata: Sequence[str]) -> str:
-        """Return one SHA-256 over digests and names of strata, in the order of the examples."""
-        pairs = zip(self.digests, self.labels, strict=True)
-        return sha256("\n".join(f"{digest} {strata[label]}" for digest, label in pairs).encode()).hexdigest()
+        """Return one SHA-256 over contents and labels, in the order of the examples."""
+        pairs = zip(self.digests, self.spelt(strata), strict=True)
+        return sha256("\n".join(f"{digest} {label}" for digest, label in pairs).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -85,9 +85,9 @@ class ImageSplit(Split):
         return Batch(inputs[0], targets[0], places[0])
 
     def collate(self, shown: Sequence[Tensor], places: NDArray[np.int64]) -> Batch:
-        """Return normalised float images of shape (B, 3, H, W), labels and places of shape (B,)."""
-        labels = torch.from_numpy(self.examples.labels[places])
-        return Batch(normalised(torch.stack(list(shown)), self.spec), labels, torch.from_numpy(places))
+        """Return normalised float images of shape (B, 3, H, W), the examples' targets and places of shape (B,)."""
+        targets = torch.from_numpy(self.examples.targets(places))
+        return Batch(normalised(torch.stack(list(shown)), self.spec), targets, torch.from_numpy(places))
 
 
 def normalised(pixels: Tensor, spec: ImageInput) -> Tensor:

@@ -1,22 +1,18 @@
 """Images in a folder per class, with or without a folder per split above: read and checked once per process."""
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from frostline.data.examples import Examples, Source
+from frostline.data.intact import intact_digests
 from frostline.data.listing import IMAGE_SUFFIXES, Listing, listing
-from frostline.data.pixels import EncodedImages, Images, opened
+from frostline.data.pixels import EncodedImages, Images
 from frostline.errors import DataError
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LISTED_FILES = 5
 
 
 def read_tree(root: str) -> Source:
@@ -35,7 +31,8 @@ def _read(root: str, path: Path) -> Source:
     classes = _classes(root, found, folders)
     labels = {split: _labelled(found, folder) for split, folder in folders.items()}
     files = {name: found.images[name] for split in labels.values() for name in split}
-    digests, images = _checked_digests(root, files), EncodedImages(files=tuple(files.values()))
+    digests = intact_digests(f"data.root={root}", list(files), list(files.values()))
+    images = EncodedImages(files=tuple(files.values()), names=tuple(files))
     rows = {name: row for row, name in enumerate(files)}
     index = {name: label for label, name in enumerate(classes)}
     splits = {
@@ -52,13 +49,18 @@ def _split_folders(root: str, found: Listing) -> dict[str, str]:
     while True:
         children = _children(found, base)
         if "train" in children and _children(found, f"{base}train/"):
-            return _by_split(root, base, [name for name in children if name in SPLIT_FOLDERS])
+            return folder_of_each_split(root, base, [name for name in children if name in SPLIT_FOLDERS])
         if len(children) != 1 or not _children(found, f"{base}{children[0]}/"):
             return {"train": base}
         base = f"{base}{children[0]}/"
 
 
-def _by_split(root: str, base: str, names: Sequence[str]) -> dict[str, str]:
+def folder_of_each_split(root: str, base: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the prefix of each split, of folders in `base` that are named after splits.
+
+    Raises:
+        DataError: Two of them stand for one split.
+    """
     folders: dict[str, str] = {}
     for name in names:
         split = SPLIT_FOLDERS[name]
@@ -118,33 +120,3 @@ def _examples(images: Images, rows: Mapping[str, int], labels: Mapping[str, int]
         digests=tuple(digests[place] for place in places),
         ids=tuple(labels),
     )
-
-
-def _checked_digests(root: str, files: Mapping[str, bytes | Path]) -> list[str]:
-    """Hash every file and prove that it decodes, so that no run dies of an image in its last epoch."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(_inspect, _chunks(list(files.values()), 256)))
-    digests, problems = zip(*[pair for part in parts for pair in part], strict=True)
-    broken = [f"'{name}' ({problem})" for name, problem in zip(files, problems, strict=True) if problem]
-    if broken:
-        more = f" and {len(broken) - LISTED_FILES} more" if len(broken) > LISTED_FILES else ""
-        some = ", ".join(broken[:LISTED_FILES])
-        raise DataError(f"data.root={root}: cannot read {some}{more}; replace or remove what is broken")
-    return list(digests)
-
-
-def _chunks(files: Sequence[bytes | Path], size: int) -> list[Sequence[bytes | Path]]:
-    return [files[begin : begin + size] for begin in range(0, len(files), size)]
-
-
-def _inspect(files: Sequence[bytes | Path]) -> list[tuple[str, str]]:
-    return [_digest_and_problem(file) for file in files]
-
-
-def _digest_and_problem(file: bytes | Path) -> tuple[str, str]:
-    try:
-        content = file if isinstance(file, bytes) else file.read_bytes()
-        opened(content, least=32)
-    except Exception as error:  # Pillow's formats raise whatever they stumble over
-        return "", "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-    return sha256(content).hexdigest(), ""

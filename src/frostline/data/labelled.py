@@ -19,18 +19,21 @@ class Labelled:
         content: A text, or where an image is.
         label: Its class.
         digest: Its content as a hexadecimal SHA-256.
+        where: File and line, where the name does not say it.
     """
 
     name: str
     content: Any
     label: str
     digest: str
+    where: str = ""
 
 
 def labelled_source(
     name: str,
     splits: Mapping[str, Sequence[Labelled]],
     *,
+    keys: Mapping[str, str],
     keep: Callable[[Sequence[Any]], Any] = tuple,
     ignored: int = 0,
 ) -> Source:
@@ -39,6 +42,7 @@ def labelled_source(
     Args:
         name: What to call the source.
         splits: `train`, and `val` and `test` where there are any.
+        keys: The config key that each split comes from, for messages.
         keep: Makes the source's content of the contents of all examples, by row.
         ignored: What the files held besides.
 
@@ -47,9 +51,9 @@ def labelled_source(
     """
     classes = in_order({example.label for example in splits["train"]})
     if len(classes) < 2:
-        raise DataError(f"data.train: '{', '.join(classes)}' is the only class of {name}; add examples of another")
+        raise DataError(f"{keys['train']}: '{', '.join(classes)}' is the only class of {name}; add examples of another")
     for split, examples in splits.items():
-        _check_known(split, examples, classes)
+        _check_known(keys[split], split, examples, classes)
     everything = [example for examples in splits.values() for example in examples]
     content = keep([example.content for example in everything])
     begins = np.cumsum([0, *map(len, splits.values())])
@@ -62,14 +66,19 @@ def labelled_source(
 
 def in_order(labels: set[str]) -> list[str]:
     """Sort labels, numbers by their value."""
-    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+    return (
+        sorted(labels, key=lambda label: (int(label), label))
+        if all(label.isdecimal() for label in labels)
+        else sorted(labels)
+    )
 
 
-def _check_known(split: str, examples: Sequence[Labelled], classes: Sequence[str]) -> None:
+def _check_known(key: str, split: str, examples: Sequence[Labelled], classes: Sequence[str]) -> None:
     for example in examples:
         if example.label not in classes:
             way_out = f"add examples of it to train, or remove it from {split}"
-            raise DataError(f"data.{split}: {example.name} has a class '{example.label}' that train lacks; {way_out}")
+            where = example.where or example.name
+            raise DataError(f"{key}: {where} has a class '{example.label}' that train lacks; {way_out}")
 
 
 def _examples(examples: Sequence[Labelled], content: Any, begin: int, classes: Sequence[str]) -> Examples:

@@ -71,7 +71,7 @@ def _collected(files: Iterator[tuple[str, bytes | Path | None]]) -> Listing:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path | None]]:
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_refuse_closed):
         if _leads_back(Path(folder), root):
             folders.clear()
             continue
@@ -80,6 +80,12 @@ def _walk(root: Path) -> Iterator[tuple[str, Path | None]]:
         for name in files:
             path = Path(folder) / name
             yield path.relative_to(root).as_posix(), path
+
+
+def _refuse_closed(error: OSError) -> None:
+    """Refuse a folder that cannot be listed, over which `os.walk` would pass in silence."""
+    problem = (error.strerror or str(error)).lower()
+    raise DataError(f"data.root: cannot list '{error.filename}' ({problem}); make it readable, or move it away")
 
 
 def _leads_back(folder: Path, root: Path) -> bool:

@@ -1,6 +1,7 @@
 """Where pixels come from: rows of uint8 images of shape (3, H, W), from arrays, bytes or files, fitted or augmented."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,9 +11,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
+
+from frostline.errors import DamagedError
+
+# Pillow warns of images of more than 89 million pixels and refuses twice as many; a warning helps nobody who trains.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 HELD_BYTES = 300_000_000
 """How much of a source is held decoded in memory, at each size."""
@@ -42,14 +48,37 @@ class ArrayImages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedImages:
-    """Images as the bytes of their files, or as files; decoded on access."""
+    """Images as the bytes of their files, or as files; decoded on access.
+
+    Attributes:
+        files: What to decode.
+        names: What people call each; by default a file by its path, and bytes by their row.
+        upright: Whether they are turned as their EXIF data says.
+    """
 
     files: Sequence[bytes | Path]
+    names: Sequence[str] = ()
+    upright: bool = True
 
     def __getitem__(self, row: int) -> Tensor:
-        """Return the image as uint8 of shape (3, H, W)."""
+        """Return the image as uint8 of shape (3, H, W).
+
+        Raises:
+            DamagedError: The file cannot be read; it is named.
+        """
+        try:
+            return decode(content_of(self.files[row]), upright=self.upright)
+        except Exception as error:  # Pillow's formats raise whatever they stumble over
+            way_out = "restore it, and resume the run or start it again"
+            raise DamagedError(
+                f"{self._name(row)}: cannot be read any more ({problem_of(error)}); {way_out}"
+            ) from error
+
+    def _name(self, row: int) -> str:
         file = self.files[row]
-        return decode(file if isinstance(file, bytes) else file.read_bytes())
+        if isinstance(file, Path):
+            return str(file)
+        return self.names[row] if self.names else f"image {row}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,23 +126,45 @@ def fit(image: Tensor, *, size: int) -> Tensor:
     return fitting.contiguous()
 
 
-def decode(encoded: bytes) -> Tensor:
-    """Decode the bytes of an image file, upright and in colour, to uint8 of shape (3, H, W)."""
-    pixels: Tensor = transforms.pil_to_tensor(opened(encoded))
+def content_of(file: bytes | Path) -> bytes:
+    """Return the bytes of a file that may have come as such."""
+    return file if isinstance(file, bytes) else file.read_bytes()
+
+
+def problem_of(error: Exception) -> str:
+    """Say in few words why an image cannot be read, without the path, which the caller names."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def decode(encoded: bytes, *, upright: bool = True) -> Tensor:
+    """Decode the bytes of an image file, in colour, to uint8 of shape (3, H, W)."""
+    pixels: Tensor = transforms.pil_to_tensor(opened(encoded, upright=upright))
     return pixels
 
 
-def opened(encoded: bytes, *, least: int | None = None) -> Image.Image:
-    """Open the bytes of an image file as upright 8-bit RGB.
+def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) -> Image.Image:
+    """Open the bytes of an image file as 8-bit RGB; of an animation or of several pages, the first.
 
     Args:
         encoded: The file's content.
         least: Sides in pixels that are enough for the caller, who then gets large JPEGs reduced, and faster.
+        upright: Whether the image is turned as its EXIF data says, rather than left as it is stored.
+
+    Raises:
+        ValueError: There is nothing in the file, or what `to_rgb` raises.
     """
+    if not encoded:
+        raise ValueError("an empty file")
     image = Image.open(io.BytesIO(encoded))
     if least is not None:
         image.draft("RGB", (least, least))
-    return to_rgb(ImageOps.exif_transpose(image))
+    return to_rgb(ImageOps.exif_transpose(image) if upright else image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

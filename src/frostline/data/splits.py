@@ -20,12 +20,14 @@ class Division:
         val: For every choice that is made.
         test: For the one look at the end.
         duplicates: How many examples each split lost because their content stood elsewhere.
+        contradictions: Names of examples of one content and different labels, two for each such content.
     """
 
     train: Examples
     val: Examples
     test: Examples
     duplicates: Mapping[str, int]
+    contradictions: Sequence[tuple[str, str]]
 
 
 @lru_cache(maxsize=16)
@@ -43,7 +45,7 @@ def divide(source: Source, *, seed: int, val_fraction: float, test_fraction: flo
     parts = carve(pool.labels, pool.digests, fractions=fractions, seed=seed)
     splits |= {split: pool.take(places) for split, places in parts.items()}
     _check_content(source, splits, fractions)
-    return Division(**splits, duplicates=duplicates)
+    return Division(**splits, duplicates=duplicates, contradictions=contradictions(source))
 
 
 def without_duplicates(splits: Mapping[str, Examples]) -> tuple[dict[str, Examples], dict[str, int]]:
@@ -64,6 +66,18 @@ def without_duplicates(splits: Mapping[str, Examples]) -> tuple[dict[str, Exampl
         kept[split], lost[split] = examples.take(np.array(places, dtype=np.int64)), len(examples) - len(places)
         seen.update(examples.digests)
     return kept, lost
+
+
+def contradictions(source: Source) -> list[tuple[str, str]]:
+    """Name, for each content that stands under different labels, the first example and the first that differs."""
+    first: dict[str, tuple[str, str]] = {}
+    found: dict[str, tuple[str, str]] = {}
+    for examples in source.splits.values():
+        for digest, label, name in zip(examples.digests, examples.spelt(source.strata), examples.ids, strict=True):
+            known, other = first.setdefault(digest, (label, name))
+            if known != label:
+                found.setdefault(digest, (other, name))
+    return list(found.values())
 
 
 def carve(labels: Places, digests: Sequence[str], *, fractions: Mapping[str, float], seed: int) -> dict[str, Places]:

@@ -84,10 +84,6 @@ class SplittedData(pl.LightningDataModule, ABC):
         """Return, in plain types, how examples are shown to the network."""
         return {}
 
-    def remarks(self) -> list[str]:
-        """Return what a user should know of how examples are shown, a sentence each."""
-        return []
-
     def setup(self, stage: str | None = None) -> None:
         """Draw the splits, once.
 
@@ -151,16 +147,26 @@ class SplittedData(pl.LightningDataModule, ABC):
             "fingerprint": self.fingerprint(),
             "splits": {split: self._describe(split) for split in SPLITS},
             "duplicates_removed": dict(self._division().duplicates),
+            "contradictory_labels": len(self._division().contradictions),
             "ignored_files": self.source().ignored,
             **self.shown(),
             **{name: getattr(self, name) for name in drawing},
         }
 
+    def remarks(self) -> list[str]:
+        """Return sentences on what a person should know of the data although it is no mistake."""
+        if not (found := self._division().contradictions):
+            return []
+        one, other = found[0]
+        which = f"'{one}' and '{other}'" if one != other else f"that of '{one}'"
+        told = f"the same content stands under different labels {len(found)} time(s), such as {which}"
+        return [f"{self.source().name}: {told}; in train, the first label in the order of the classes is kept"]
+
     def _describe(self, split: str) -> dict[str, Any]:
         drawn, whole, strata = self.drawn(split).examples, getattr(self._division(), split), self.source().strata
         return {
             "examples": len(drawn),
-            "per_class": drawn.per_stratum(strata),
+            "per_class": drawn.balance(strata),
             "content": whole.hash(strata),
             "drawn": drawn.hash(strata),
         }

@@ -1,10 +1,11 @@
-"""Rows of tables (.csv, .tsv, .txt, .jsonl, .parquet), read as a stream; what is wrong with one names its line."""
+"""Rows of tables (.csv, .tsv, .txt, .jsonl, .parquet, .arrow), read as a stream; what is wrong with one has a line."""
 
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 
 from frostline.errors import DataError
 from frostline.nearest import nearest
+
+Numbered = Iterator[tuple[int, Sequence[Any]]]
+"""Lines or rows by number, each as its fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,8 @@ class Column:
 
     key: str
     asked: str | int | None
-    names: tuple[str, ...]
-    place: int
+    names: tuple[str, ...] = ()
+    place: int = 0
 
     def among(self, names: Sequence[str]) -> str | None:
         """Return which of a table's names is meant, or None."""
@@ -43,17 +47,19 @@ class Row:
     """What one row holds of the columns that were asked for.
 
     Attributes:
-        where: File and line, for messages and as the example's name.
+        file: Where it stands.
+        where: The file's name and the line, for messages and as the example's name; in files of no lines the row.
         values: One for each column.
         named: Whether the columns were found by their names, rather than by where they usually stand.
     """
 
+    file: Path
     where: str
     values: tuple[Any, ...]
     named: bool
 
 
-def read_rows(key: str, path: str, columns: Sequence[Column]) -> Iterator[Row]:
+def read_rows(key: str, path: str, columns: Sequence[Column], *, separator: str | None = None) -> Iterator[Row]:
     """Yield the chosen columns of a table's rows, in the file's order; empty lines are none.
 
     In a `.tsv` a quotation mark is a letter, as in every corpus that comes as one; a line of a `.txt` is a label, a
@@ -63,25 +69,36 @@ def read_rows(key: str, path: str, columns: Sequence[Column]) -> Iterator[Row]:
         key: The config key that names the file, such as `data.train`.
         path: A file, or a pattern such as `train-*.parquet` for one that is cut into several.
         columns: What to read of each row.
+        separator: What stands between the fields of a line, the last of which takes the rest of it; None where the
+            file's suffix says it.
 
     Raises:
-        DataError: The file is missing, empty, of an unknown kind, not UTF-8, or a row lacks a field; file and line are
-            named.
+        DataError: The file is missing, empty, of an unknown kind or not UTF-8, or a row has too few or too many fields;
+            file and line are named.
     """
     for file in files_of(key, path):
-        yield from _Table(key, file, columns).rows()
+        yield from rows_of(key, file, columns, separator=separator)
+
+
+def rows_of(key: str, file: Path, columns: Sequence[Column], *, separator: str | None = None) -> Iterator[Row]:
+    """Yield the chosen columns of one file, as `read_rows`."""
+    return _Table(key, file, columns, separator).rows()
 
 
 def files_of(key: str, path: str) -> list[Path]:
-    """Return the files that a path or a pattern names.
+    """Return the file of this path, or those that match it as a pattern, in the order of their names.
 
     Raises:
-        DataError: There are none.
+        DataError: There is none, or it is a folder.
     """
-    if found := sorted(glob(str(Path(path).expanduser()), recursive=True)):  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    exact = Path(path).expanduser()
+    if exact.is_dir():
+        raise DataError(f"{key}={path}: it is a folder; name a file, or a pattern such as {path.rstrip('/')}/*.parquet")
+    if exact.exists():
+        return [exact]
+    if found := sorted(glob(str(exact), recursive=True)):  # noqa: PTH207 (Path.glob takes no absolute pattern)
         return [Path(name) for name in found]
-    folder = Path(path).expanduser().parent
-    meant = nearest(Path(path).name, [each.name for each in folder.iterdir()] if folder.is_dir() else [])
+    meant = nearest(exact.name, [each.name for each in exact.parent.iterdir()] if exact.parent.is_dir() else [])
     raise DataError(f"{key}={path}: there is no such file" + (f"; did you mean '{meant}'?" if meant else ""))
 
 
@@ -107,83 +124,106 @@ def _decoded(key: str, file: Path, number: int, line: bytes) -> str:
 
 
 class _Table:
-    def __init__(self, key: str, file: Path, columns: Sequence[Column]) -> None:
-        self.key, self.file, self.columns = key, file, columns
+    def __init__(self, key: str, file: Path, columns: Sequence[Column], separator: str | None) -> None:
+        self.key, self.file, self.columns, self.separator = key, file, columns, separator
         self.named = True
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows in the file's order."""
         line = 0
         for line, fields in self._reader()():
-            yield Row(where=f"{self.file.name}:{line}", values=tuple(fields), named=self.named)
+            yield Row(file=self.file, where=f"{self.file.name}:{line}", values=tuple(fields), named=self.named)
         if not line:
-            raise self._error("it has no rows; choose another file")
+            raise self._error("it has no rows; add some, or choose another file")
 
-    def _reader(self) -> Callable[[], Iterator[tuple[int, Sequence[Any]]]]:
-        readers: Mapping[str, Callable[[], Iterator[tuple[int, Sequence[Any]]]]] = {
+    def _reader(self) -> Callable[[], Numbered]:
+        readers: Mapping[str, Callable[[], Numbered]] = {
             ".csv": self._csv,
             ".tsv": self._tsv,
             ".txt": self._txt,
             ".jsonl": self._jsonl,
             ".parquet": self._parquet,
+            ".arrow": self._arrow,
         }
-        if self.file.suffix not in readers:
+        if self.separator is not None:
+            return self._separated
+        if self.file.suffix.lower() not in readers:
             raise self._error(f"it ends in none of {', '.join(readers)}; rename it")
-        return readers[self.file.suffix]
+        return readers[self.file.suffix.lower()]
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(text_lines(self.key, self.file), 1):
             if line.strip():
                 yield number, line.rstrip("\r\n")
 
-    def _tsv(self) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _tsv(self) -> Numbered:
         return self._picked((number, line.split("\t")) for number, line in self._lines())
 
-    def _txt(self) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _txt(self) -> Numbered:
         return self._picked((number, line.split(" ", 1)[::-1]) for number, line in self._lines())
 
-    def _csv(self) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _separated(self) -> Numbered:
+        """Lines whose last field takes the rest: of as many as the header has, or as are asked for by position."""
+        lines = self._lines()
+        first = next(lines, (0, ""))
+        positions = [column.asked for column in self.columns if isinstance(column.asked, int)]
+        named = len(positions) < len(self.columns)
+        cuts = -1 if named else max(positions)
+        width = len(first[1].split(self.separator, cuts)) - 1
+        return self._picked((n, line.split(self.separator, width)) for n, line in chain([first], lines) if n)
+
+    def _csv(self) -> Numbered:
         reader = csv.reader(text_lines(self.key, self.file), strict=True)
         try:
             yield from self._picked((reader.line_num, fields) for fields in reader if fields)
         except csv.Error as error:
             raise self._error(f"line {reader.line_num} is no CSV ({error})") from error
 
-    def _jsonl(self) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _jsonl(self) -> Numbered:
         for number, line in self._lines():
             try:
                 content = json.loads(line)
             except json.JSONDecodeError as error:
                 raise self._error(f"line {number} is no JSON ({error})") from error
-            if not isinstance(content, dict):
-                raise self._error(f"line {number} is no JSON object; write an object with the columns a line")
-            yield number, [content[self._named(column, list(content))] for column in self.columns]
+            if not isinstance(content, Mapping):
+                raise self._error(f"line {number} is no JSON object, such as {{...}}")
+            yield number, [content[self._named(column, list(content), number)] for column in self.columns]
 
-    def _parquet(self) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _parquet(self) -> Numbered:
         try:
             with pq.ParquetFile(self.file) as table:
-                names = [self._named(column, table.schema_arrow.names) for column in self.columns]
-                spelt = [_class_names(table.schema_arrow, name) for name in names]
-                number = 0
-                for part in table.iter_batches(columns=names):
-                    for values in zip(*(part.column(name).to_pylist() for name in names), strict=True):
-                        number += 1
-                        yield number, [_spelt(value, names) for value, names in zip(values, spelt, strict=True)]
-        except (pa.ArrowInvalid, OSError) as error:
+                schema = table.schema_arrow
+                names = [self._named(column, schema.names) for column in self.columns]
+                yield from _of_batches(schema, names, table.iter_batches(columns=names))
+        except (pa.ArrowException, OSError) as error:
             raise self._error(f"it is no whole parquet file ({error})") from error
 
-    def _picked(self, lines: Iterator[tuple[int, Sequence[str]]]) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _arrow(self) -> Numbered:
+        """Arrow's stream of record batches, which `datasets.save_to_disk` writes, or its file of them."""
+        try:
+            with pa.memory_map(str(self.file)) as content:
+                whole = content.read(6) == b"ARROW1"
+                content.seek(0)
+                table = (pa.ipc.open_file if whole else pa.ipc.open_stream)(content).read_all()
+            names = [self._named(column, table.schema.names) for column in self.columns]
+            yield from _of_batches(table.schema, names, table.select(names).to_batches())
+        except (pa.ArrowException, OSError) as error:
+            raise self._error(f"it is no whole arrow file ({error})") from error
+
+    def _picked(self, lines: Iterator[tuple[int, Sequence[str]]]) -> Numbered:
         """Yield the chosen fields of each line."""
         first = next(lines, None)
         if first is None:
-            return
-        self.named = self._is_header(first[1])
-        places = [self._place(column, first[1]) for column in self.columns]
-        for number, fields in lines if self.named else _after(first, lines):
+            raise self._error("it is empty; a table has a line of column names and a line for each example")
+        header = first[1]
+        self.named = self._is_header(header)
+        places = [self._place(column, header) for column in self.columns]
+        for number, fields in lines if self.named else chain([first], lines):
             if len(fields) <= max(places):
-                raise self._error(
-                    f"line {number} has {len(fields)} field{'s' * (len(fields) != 1)}, but {self._asked(places)}"
-                )
+                asked = self._asked(places)
+                raise self._error(f"line {number} has {len(fields)} field{'s' * (len(fields) != 1)}, but {asked}")
+            if self.named and len(fields) > len(header):
+                raise self._error(f"line {number} has {len(fields)} fields, and the header {len(header)}")
             yield number, [fields[place] for place in places]
 
     def _is_header(self, fields: Sequence[str]) -> bool:
@@ -195,12 +235,17 @@ class _Table:
     def _place(self, column: Column, header: Sequence[str]) -> int:
         if isinstance(column.asked, int):
             return column.asked
-        return list(header).index(self._named(column, header)) if self.named else column.place
+        if not self.named:
+            return column.place
+        name = self._named(column, header)
+        if list(header).count(name) > 1:
+            raise self._error(f"it has two columns '{name}'; rename one of them")
+        return list(header).index(name)
 
-    def _named(self, column: Column, names: Sequence[str]) -> str:
+    def _named(self, column: Column, names: Sequence[str], line: int | None = None) -> str:
         if (found := column.among(names)) is not None:
             return found
-        has = f"{self.file} has {', '.join(map(repr, names))}"
+        has = f"{self.file if line is None else f'{self.file}:{line}'} has {', '.join(map(repr, names))}"
         if column.asked is None:
             raise DataError(f"{column.key}: {has}, and no '{column.names[0]}'; say which column it is")
         raise DataError(f"{column.key}={column.asked}: {has}, and no such column; name one of these")
@@ -214,16 +259,22 @@ class _Table:
         return DataError(f"{self.key}={self.file}: {problem}")
 
 
-def _after(first: tuple[int, Sequence[str]], rest: Iterator[tuple[int, Sequence[str]]]) -> Iterator[Any]:
-    yield first
-    yield from rest
+def _of_batches(schema: pa.Schema, names: Sequence[str], batches: Iterator[pa.RecordBatch]) -> Numbered:
+    """Yield the chosen columns row by row, classes by their names."""
+    spelt = [_class_names(schema, name) for name in names]
+    number = 0
+    for part in batches:
+        for values in zip(*(part.column(name).to_pylist() for name in names), strict=True):
+            number += 1
+            yield number, [_spelt(value, names) for value, names in zip(values, spelt, strict=True)]
 
 
 def _class_names(schema: pa.Schema, column: str) -> Sequence[str] | None:
-    """Return what Hugging Face's `ClassLabel` calls the integers of a column, or of its lists."""
+    """Return what Hugging Face's `ClassLabel` calls the integers of a column, or of the lists in it."""
     kept = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = kept.get("info", {}).get("features", {}).get(column, {})
-    feature = feature.get("feature", feature) if isinstance(feature, dict) else {}
+    while isinstance(feature, list) or (isinstance(feature, dict) and "feature" in feature):
+        feature = feature[0] if isinstance(feature, list) else feature["feature"]
     names: Sequence[str] | None = feature.get("names") if isinstance(feature, dict) else None
     return names
 

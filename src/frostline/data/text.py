@@ -82,7 +82,7 @@ def _read(files: tuple[tuple[str, str], ...], text: str | int | None, label: str
     splits = {split: _labelled(split, file, columns) for split, file in files}
     empty = sum(not example.content.strip() for examples in splits.values() for example in examples)
     filled = {split: [each for each in examples if each.content.strip()] for split, examples in splits.items()}
-    return labelled_source(files[0][1], filled, ignored=empty)
+    return labelled_source(files[0][1], filled, keys={split: f"data.{split}" for split in filled}, ignored=empty)
 
 
 def _labelled(split: str, file: str, columns: Sequence[Column]) -> list[Labelled]:

@@ -64,7 +64,7 @@ def stages(network: nn.Module, example: Any) -> tuple[Stage, ...]:
     head = _head(network, calls)
     expanded = _expand(network, head, calls)
     groups = _groups(_units(network, expanded), head, calls)
-    _place_uncalled(network, expanded, groups, calls)
+    _place_uncalled(network, expanded, head, groups, calls)
     return _claim(network, expanded, groups)
 
 
@@ -138,10 +138,10 @@ def _groups(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls)
 
 
 def _arrivals(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
-    """Yield the units as the forward pass reaches them, and whether each brings parameters not seen before."""
+    """Yield the units as the forward pass reaches them, the head's last, and whether each brings new parameters."""
     seen = set[nn.Parameter]()
     reached = filter(calls.reached, units)
-    for unit in sorted(reached, key=lambda unit: calls.end(unit) if unit in head else calls.start(unit)):
+    for unit in sorted(reached, key=lambda unit: (unit in head, (calls.end if unit in head else calls.start)(unit))):
         yield unit, unit in head or not seen.issuperset(unit.parameters())
         seen.update(unit.parameters())
 
@@ -171,16 +171,20 @@ def _owns_parameters(module: nn.Module) -> bool:
 
 
 def _place_uncalled(
-    network: nn.Module, expanded: Sequence[nn.Module], groups: Sequence[list[nn.Module]], calls: Calls
+    network: nn.Module,
+    expanded: Sequence[nn.Module],
+    head: Sequence[nn.Module],
+    groups: Sequence[list[nn.Module]],
+    calls: Calls,
 ) -> None:
-    """Add what evaluation does not reach: auxiliary classifiers to the head, the rest to the sibling before it."""
+    """Add what evaluation does not reach: to the head what is its own, to the sibling before it what is not."""
     place = {unit: index for index, group in enumerate(groups) for unit in group}
     for container in expanded:
         nearest = 0
         for name, child in container.named_children():
             if calls.reached(child):
                 nearest = max(place[part] for part in child.modules() if part in place)
-            elif container is network and name.lower().startswith("aux"):  # torchvision's name for such classifiers
+            elif child in head or (container is network and name.lower().startswith("aux")):  # torchvision's name
                 groups[-1].append(child)
             else:
                 groups[nearest].append(child)

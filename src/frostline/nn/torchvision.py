@@ -1,20 +1,20 @@
 """Every classification network of torchvision, by its name there, with published weights, a file of them, or none."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
-from frostline.errors import RequestError, WeightsError
+from frostline.errors import RequestError
 from frostline.nearest import did_you_mean
 from frostline.nn.backbone import CLASSIFIERS, ImageInput
 from frostline.nn.stages import stages
-from frostline.nn.weights import COUNTER, read_weights
+from frostline.nn.torchvision_weights import download, fill
+from frostline.nn.weights import read_weights
 
 # Trained on pixels in [-1, 1]; torchvision hides it behind a second normalisation in the network, which stays off here.
 _ON_SYMMETRIC_PIXELS = ("googlenet", "inception_v3")
@@ -75,8 +75,9 @@ class Torchvision:
         network: nn.Module = models.get_model(self.name, num_classes=num_classes, **self._arguments())
         if self.weights is not None:
             published = self._published
-            path = Path(self.weights) if published is None else _download(published.url)
-            _fill(network, read_weights(path), size=self.input.size, source=path)
+            path = Path(self.weights) if published is None else download(published.url)
+            head = stages(network, torch.zeros(1, 3, self.input.size, self.input.size))[-1].parameters
+            fill(network, read_weights(path), head=head, source=path, rename=_without_dots)
         return network
 
     @property
@@ -94,53 +95,5 @@ class Torchvision:
         return {"image_size": self.input.size} if self.name.startswith("vit_") else {}
 
 
-def _download(url: str) -> Path:
-    """Return the file that torch.hub keeps of a URL, downloaded where it is not there yet.
-
-    Raises:
-        WeightsError: The download failed, or brought another file than it should.
-    """
-    name = url.rpartition("/")[2]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = re.search(r"-([0-9a-f]+)\.", name)
-        try:
-            torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
-        except (OSError, RuntimeError) as error:
-            raise WeightsError(
-                f"model.weights: {name} could not be downloaded ({error}); put {url} into {path.parent}, or pass "
-                "model.weights=FILE, or model.weights=null for new weights."
-            ) from error
-    return path
-
-
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], *, size: int, source: Path) -> None:
-    """Load weights of the same network, all but parameters of the head that have another size.
-
-    Raises:
-        WeightsError: Outside the head a name is on one side only or has another shape, or a value is not finite.
-    """
-    state = network.state_dict()
-    head = stages(network, torch.zeros(1, 3, size, size))[-1].parameters
-    shapes = {name: tensor.shape for name, tensor in state.items()}
-    named = {_DENSENET_DOT.sub(r"\1\2", name): weight for name, weight in weights.items()}
-    fitting = {name: w for name, w in named.items() if name not in head or w.shape == shapes[name]}
-    _refuse(source, "NaN or infinite values in", [n for n, w in fitting.items() if not torch.isfinite(w).all()])
-    _refuse(source, "another shape of", [n for n, w in fitting.items() if w.shape != shapes.get(n, w.shape)])
-    state.clear()
-    state.update(fitting)
-    # torch keeps the versions of its modules beside the tensors; by these they rename what old files hold.
-    vars(state).update(getattr(weights, "__dict__", {}))
-    result = network.load_state_dict(state, strict=False)
-    _refuse(source, "no value for", [n for n in result.missing_keys if n not in head and not n.endswith(COUNTER)])
-    _refuse(source, "values that the network has no place for:", result.unexpected_keys)
-
-
-def _refuse(source: Path, what: str, names: list[str]) -> None:
-    if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise WeightsError(
-            f"model.weights: {source} has {what} '{names[0]}'{more}; choose the model.name that these weights belong "
-            "to, or carry what fits with init_from=FILE and model.weights=null."
-        )
+def _without_dots(name: str) -> str:
+    return _DENSENET_DOT.sub(r"\1\2", name)

@@ -1,5 +1,6 @@
 """A file of weights as tensors by name, whoever wrote it: nothing in the file is ever run."""
 
+import json
 import pickle
 import re
 import zipfile
@@ -24,7 +25,7 @@ _NEEDS_CODE = re.compile(r"Unsupported (global|class)|TorchScript", re.IGNORECAS
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights in a file onto the CPU.
+    """Read the weights in a file, or in a folder that holds one, onto the CPU.
 
     The weights may lie under `state_dict`, `model_state_dict` or `model`, as in Lightning's checkpoints. Where torch
     wrote the versions of its modules beside the weights, they stay with the dictionary, as `load_state_dict` needs.
@@ -33,6 +34,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         WeightsError: The file is missing, broken, of unknown kind, holds no weights or needs to run code to be read.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise WeightsError(_missing(path))
     if path.suffix == ".safetensors":
@@ -40,6 +43,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix in _PICKLES:
         return _unwrap(_read_pickle(path), path)
     raise WeightsError(f"{path} does not end as a file of weights does: .safetensors, {', '.join(_PICKLES)}.")
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read the one file of weights in a folder, or all parts of one that an index holds together."""
+    if parts := sorted(folder.glob("*.safetensors.index.json")):
+        named = json.loads(parts[0].read_text())["weight_map"].values()
+        return {name: weight for part in sorted(set(named)) for name, weight in read_weights(folder / part).items()}
+    for suffixes in ((".safetensors",), _PICKLES):
+        found = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
+        if len(found) == 1:
+            return read_weights(found[0])
+        if found:
+            raise WeightsError(f"{folder} holds {', '.join(file.name for file in found)}; name one of these files.")
+    raise WeightsError(f"{folder} holds no file of weights ({', '.join(('.safetensors', *_PICKLES))}); name one.")
 
 
 def _missing(path: Path) -> str:

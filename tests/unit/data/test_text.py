@@ -107,7 +107,7 @@ def test_batches_are_padded_to_their_longest_and_cut_texts_are_counted(tmp_path:
         ("a.tsv", b"warm\t1\nd\xff\t0\n", "data.train={}: line 2 is not UTF-8; save the file as UTF-8"),
         ("a.tsv", b"warm\t1\ndull\n", "data.train={}: line 2 has 1 field, but data.label is field 2; mend the line"),
         ("a.tsv", b"warm\t1\ndull\t \n", "data.train: a.tsv:2 has no label; remove the row, or choose another"),
-        ("a.tsv", b"", "data.train={}: it has no rows; choose another file"),
+        ("a.tsv", b"", "data.train={}: it is empty; a table has a line of column names and a line for each example"),
         ("a.tsv", b"warm\t1\nfunny\t1\n", "data.train: '1' is the only class of {}; add examples of another"),
         (
             "a.tsv",
@@ -116,11 +116,11 @@ def test_batches_are_padded_to_their_longest_and_cut_texts_are_counted(tmp_path:
         ),
         ("a.csv", b'text,label\n"warm,1\n', "data.train={}: line 2 is no CSV (unexpected end of data)"),
         ("a.jsonl", b'{"text": "warm", "label": 1}\n{"text"\n', "data.train={}: line 2 is no JSON ("),
-        ("a.jsonl", b"[1]\n", "data.train={}: line 1 is no JSON object; write an object with the columns a line"),
-        ("a.jsonl", b'{"body": "warm", "label": 1}\n', "data.text: {} has 'body', 'label', and no 'text'; say which"),
+        ("a.jsonl", b"[1]\n", "data.train={}: line 1 is no JSON object, such as"),
+        ("a.jsonl", b'{"body": "warm", "label": 1}\n', "data.text: {}:1 has 'body', 'label', and no 'text'; say which"),
         ("a.jsonl", b'{"text": 3, "label": 1}\n', "data.train: a.jsonl:1 has no text, but 3; choose another data.text"),
         ("a.parquet", b"PAR1", "data.train={}: it is no whole parquet file ("),
-        ("a.xls", b"x", "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet; rename it"),
+        ("a.xls", b"x", "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; rename it"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(

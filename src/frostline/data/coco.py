@@ -1,0 +1,168 @@
+"""COCO: the boxes of all images of a split in one JSON file."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from frostline.data.annotations import Annotated, NamedBox, annotated_source
+from frostline.data.detection import DetectionData, folder_of
+from frostline.data.examples import Source
+from frostline.data.listing import IMAGE_SUFFIXES
+from frostline.errors import DataError
+from frostline.nearest import nearest
+
+_SPLITS = ("train", "val", "test")
+
+Files = tuple[tuple[str, str | None, str | None], ...]
+"""For each split its name, its annotations and the folder of its images, as the user gave them."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Coco(DetectionData):
+    """Images and boxes in the layout of COCO (Lin et al. 2014, arXiv:1405.0312).
+
+    Boxes of `iscrowd` are not trained on; evaluation forgives what is detected in them, as pycocotools does. Splits
+    that lack are carved from train.
+
+    Attributes:
+        root: The folder that the others are relative to.
+        train: The training annotations; null for `annotations/instances_train*.json`.
+        val: The validation annotations; null for `annotations/instances_val*.json`, where that is there.
+        test: The test annotations, likewise.
+        train_images: The folder of the training images; null for the one that the annotations' name ends with
+            (`train2017`), or `images`, or the annotations' own.
+        val_images: The folder of the validation images, likewise.
+        test_images: The folder of the test images, likewise.
+    """
+
+    root: str
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    train_images: str | None = None
+    val_images: str | None = None
+    test_images: str | None = None
+
+    def source(self) -> Source:
+        """Return the images of the files, each proven readable, with their boxes."""
+        files = tuple((split, getattr(self, split), getattr(self, f"{split}_images")) for split in _SPLITS)
+        folder = folder_of(self.root).resolve()
+        return _read(self.root, folder, files, None if self.classes is None else tuple(self.classes))
+
+
+@lru_cache(maxsize=4)
+def _read(root: str, folder: Path, files: Files, classes: tuple[str, ...] | None) -> Source:
+    splits: dict[str, list[Annotated]] = {}
+    ignored = 0
+    for split, given, images in files:
+        file = _annotations(root, folder, split, given)
+        if file is not None:
+            base = _images(root, folder, split, file, images)
+            splits[split] = _File(root, folder, file).annotated(base)
+            listed = {each.file for each in splits[split]}
+            ignored += sum(f.suffix.lower() in IMAGE_SUFFIXES and f not in listed for f in base.iterdir())
+    return annotated_source(root, splits, classes=classes, ignored=ignored)
+
+
+def _annotations(root: str, folder: Path, split: str, given: str | None) -> Path | None:
+    if given is not None:
+        file = folder / Path(given).expanduser()
+        if not file.is_file():
+            siblings = [each.name for each in file.parent.glob("*.json")] if file.parent.is_dir() else []
+            meant = nearest(file.name, siblings)
+            hint = f"; did you mean '{Path(given).parent / meant}'?" if meant else ""
+            raise DataError(f"data.{split}={given}: no such file in {root}{hint}")
+        return file
+    found = sorted(folder.glob(f"annotations/instances_{split}*.json"))
+    if len(found) > 1:
+        several = ", ".join(f"'annotations/{file.name}'" for file in found)
+        raise DataError(f"data.root={root}: {several} all are {split}; choose one with data.{split}")
+    if not found and split == "train":
+        raise DataError(f"data.root={root}: there is no annotations/instances_train*.json; name the file in data.train")
+    return found[0] if found else None
+
+
+def _images(root: str, folder: Path, split: str, file: Path, given: str | None) -> Path:
+    if given is not None:
+        if not (folder / Path(given).expanduser()).is_dir():
+            raise DataError(f"data.{split}_images={given}: no such folder in {root}")
+        return folder / Path(given).expanduser()
+    name = file.stem.removeprefix("instances_")
+    places = [folder / name, folder / "images" / name, folder / "images" / split, folder / "images"]
+    return next((place for place in places if place.is_dir()), file.parent)
+
+
+class _File:
+    """One file of annotations.
+
+    Args:
+        root: What the user calls the folder.
+        folder: The folder.
+        file: The file.
+    """
+
+    def __init__(self, root: str, folder: Path, file: Path) -> None:
+        self._root = root
+        self._name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+        try:
+            content = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise self._wrong(f"is no whole JSON ({error}); get it again") from error
+        self._content: Mapping[str, Any] = content if isinstance(content, dict) else {}
+
+    def annotated(self, base: Path) -> list[Annotated]:
+        """Return the images in this folder with their objects, in the order of the file."""
+        images, objects = self._rows("images"), self._objects()
+        known = self._by_id("images", images)
+        if strangers := sorted(objects.keys() - known.keys(), key=str):
+            first = objects[strangers[0]][0].where
+            raise self._wrong(f"has no image {strangers[0]}, which {first} is in; add it, or remove that")
+        return [self._image(base, row, objects.get(row["id"], [])) for row in images]
+
+    def _image(self, base: Path, row: Mapping[str, Any], objects: Sequence[NamedBox]) -> Annotated:
+        name = str(row.get("file_name", ""))
+        if not name or not (base / name).is_file():
+            raise self._wrong(f"lists image '{name}', which is not in {base.name}/; add it, or remove its entry")
+        size = (row["width"], row["height"]) if row.get("width") and row.get("height") else None
+        return Annotated(id=name, file=base / name, size=size, objects=objects, where=self._name)
+
+    def _objects(self) -> dict[Any, list[NamedBox]]:
+        """Return the objects of each image, by its id."""
+        names = {key: str(row["name"]) for key, row in self._by_id("categories", self._rows("categories")).items()}
+        found = defaultdict(list)
+        for place, row in enumerate(self._rows("annotations"), start=1):
+            where = f"{self._name} annotation {row.get('id', place)}"
+            if row.get("category_id") not in names:
+                raise self._wrong(f"has no category {row.get('category_id')}, which {where} is of")
+            found[row.get("image_id")].append(self._object(row, names[row["category_id"]], where))
+        return found
+
+    def _object(self, row: Mapping[str, Any], name: str, where: str) -> NamedBox:
+        try:
+            left, top, width, height = (float(each) for each in row["bbox"])
+        except (KeyError, TypeError, ValueError):
+            problem = f"{where}, '{name}', has no bbox of four numbers (x, y, width, height); correct or remove it"
+            raise DataError(f"data.root={self._root}: {problem}") from None
+        box = (left, top, left + width, top + height)
+        return NamedBox(name=name, box=box, crowd=bool(row.get("iscrowd", 0)), where=where)
+
+    def _rows(self, key: str) -> list[Mapping[str, Any]]:
+        rows = self._content.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise self._wrong(f"has no list of {key}, which COCO's files of instances have; choose another file")
+        return rows
+
+    def _by_id(self, key: str, rows: Sequence[Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
+        known: dict[Any, Mapping[str, Any]] = {}
+        for row in rows:
+            if "id" not in row or row["id"] in known:
+                raise self._wrong(f"has two {key} of id {row.get('id')}, or one without; number them")
+            known[row["id"]] = row
+        return known
+
+    def _wrong(self, what: str) -> DataError:
+        return DataError(f"data.root={self._root}: {self._name} {what}")

@@ -1,0 +1,204 @@
+"""Images with a mask each, which has a class for every pixel: every pair is checked before anything trains."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline.data.examples import Examples, Source
+from frostline.data.pixels import content_of, opened, problem_of
+from frostline.errors import DamagedError, DataError
+
+IGNORED = -100
+"""The label of pixels that no loss and no metric looks at, as torch has it."""
+STRATUM = "image"
+"""An image with many classes has no one class: splits and shots are drawn from all images alike."""
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image and its mask, by what people call it."""
+
+    id: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskedImages:
+    """Images and their masks, by row.
+
+    Attributes:
+        pairs: The files.
+        labels: From what a mask holds to labels.
+        digests: Of the masks, hexadecimal SHA-256.
+        void: How many images have no pixel of any class.
+    """
+
+    pairs: Sequence[Pair]
+    labels: "Labels"
+    digests: Sequence[str]
+    void: int
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, NDArray[np.int16]]:
+        """Return an upright RGB image and the labels of its pixels, (H, W).
+
+        Raises:
+            DamagedError: A file cannot be read any more.
+        """
+        pair, file = self.pairs[row], self.pairs[row].image
+        try:
+            image, file = opened(content_of(pair.image)), pair.mask
+            return image, self.labels.of(_values(content_of(pair.mask)))
+        except Exception as error:  # Pillow's formats raise whatever they stumble over
+            way_out = "restore it, and resume the run or start it again"
+            raise DamagedError(f"{file}: cannot be read any more ({problem_of(error)}); {way_out}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """From the values of a mask to labels.
+
+    Attributes:
+        by_value: The label of each value that stands for a class, or IGNORED.
+    """
+
+    by_value: Mapping[int, int]
+    _table: NDArray[np.int16] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        table = np.full(2**16, IGNORED, dtype=np.int16)
+        for value, label in self.by_value.items():
+            table[value] = label
+        object.__setattr__(self, "_table", table)
+
+    def of(self, values: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Return the label of each value."""
+        return self._table[values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Looked:
+    """What a look at a pair of files found."""
+
+    image: str = ""
+    mask: str = ""
+    counts: Mapping[int, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+def masked_source(
+    root: str, splits: Mapping[str, Sequence[Pair]], *, classes: Sequence[str] | None, labels: Mapping[int, int]
+) -> Source:
+    """Return the source of these pairs, each proven to decode and to fit.
+
+    Args:
+        root: `data.root`, for the messages.
+        splits: `train`, and `val` and `test` where there are any.
+        classes: Their names; None for the values that masks hold, by number.
+        labels: The label of each value, or IGNORED; with `classes=None` of the values to ignore alone.
+
+    Raises:
+        DataError: A file does not decode, sizes differ, or a mask holds a value that is no class.
+    """
+    everything = [pair for pairs in splits.values() for pair in pairs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looked = list(pool.map(_look, everything))
+    _refuse(root, [(pair.id, look.problem) for pair, look in zip(everything, looked, strict=True) if look.problem])
+    if classes is None:
+        classes, labels = _numbered(root, looked, labels)
+    known = [(pair.id, _unknown(pair, look, labels)) for pair, look in zip(everything, looked, strict=True)]
+    _refuse(root, [(name, problem) for name, problem in known if problem])
+    void = sum(all(labels[value] == IGNORED for value in look.counts) for look in looked)
+    content = MaskedImages(
+        pairs=everything, labels=Labels(by_value=labels), digests=tuple(look.mask for look in looked), void=void
+    )
+    begins = np.cumsum([0, *map(len, splits.values())]).tolist()
+    parts = {
+        split: _examples(content, looked, range(begin, begin + len(pairs)))
+        for (split, pairs), begin in zip(splits.items(), begins[:-1], strict=True)
+    }
+    return Source(name=root, classes=tuple(classes), splits=parts, strata=(STRATUM,))
+
+
+def _examples(content: MaskedImages, looked: Sequence[_Looked], rows: Sequence[int]) -> Examples:
+    return Examples(
+        content=content,
+        rows=np.array(rows, dtype=np.int64),
+        labels=np.zeros(len(rows), dtype=np.int64),
+        digests=tuple(looked[row].image for row in rows),
+        ids=tuple(content.pairs[row].id for row in rows),
+    )
+
+
+def _look(pair: Pair) -> _Looked:
+    for file, what in ((pair.image, "image"), (pair.mask, "mask")):
+        try:
+            content = content_of(file)
+            size = opened(content).size if what == "image" else None
+            values = None if what == "image" else _values(content)
+        except Exception as error:  # Pillow's formats raise whatever they stumble over
+            return _Looked(problem=f"its {what} {file.name}: {problem_of(error)}")
+        if size is not None:
+            shape, digest = size[::-1], sha256(content).hexdigest()
+    assert values is not None
+    if values.shape != shape:
+        return _Looked(problem=_other_size(shape, values.shape))
+    numbers, counts = np.unique(values, return_counts=True)
+    found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    return _Looked(image=digest, mask=sha256(content).hexdigest(), counts=found)
+
+
+def _values(content: bytes) -> NDArray[np.int64]:
+    """Return what a mask holds, (H, W): of a palette its indices, never its colours.
+
+    Raises:
+        ValueError: It holds colours or fractions.
+    """
+    if not content:
+        raise ValueError("an empty file")
+    mask = Image.open(io.BytesIO(content))
+    if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
+        raise ValueError(f"a mask holds one whole number for each pixel, not {mask.mode}")
+    return np.asarray(mask).astype(np.int64)
+
+
+def _other_size(image: tuple[int, ...], mask: tuple[int, ...]) -> str:
+    (height, width), (mask_height, mask_width) = image, mask
+    turned = "; the image is turned by its EXIF data, so turn the mask, too" if mask == image[::-1] else ""
+    return f"the image has {width}x{height} pixels and its mask {mask_width}x{mask_height}{turned}"
+
+
+def _numbered(root: str, looked: Sequence[_Looked], ignored: Mapping[int, int]) -> tuple[list[str], Mapping[int, int]]:
+    """Name classes by the values that masks hold."""
+    values = sorted({value for look in looked for value in look.counts} - ignored.keys())
+    if len(values) < 2:
+        found = ", ".join(map(str, values)) or "none but those to ignore"
+        raise DataError(f"data.root={root}: masks hold {found}; there is nothing to tell apart")
+    return [str(value) for value in values], {**{value: place for place, value in enumerate(values)}, **ignored}
+
+
+def _unknown(pair: Pair, look: _Looked, labels: Mapping[int, int]) -> str:
+    unknown = Counter({value: count for value, count in look.counts.items() if value not in labels})
+    if not unknown:
+        return ""
+    value, count = unknown.most_common(1)[0]
+    return f"its mask {pair.mask.name} holds {value} in {count} pixels, which is no class"
+
+
+def _refuse(root: str, problems: Sequence[tuple[str, str]]) -> None:
+    if problems:
+        some = ", ".join(f"'{name}' ({problem})" for name, problem in problems[:_LISTED])
+        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        way_out = "correct or remove these, or name what to ignore with data.ignore"
+        raise DataError(f"data.root={root}: cannot use {some}{more}; {way_out}")

@@ -1,0 +1,99 @@
+"""Anybody's own images and masks, in two folders of the same shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from frostline.data.examples import Source
+from frostline.data.listing import IMAGE_SUFFIXES, listing
+from frostline.data.masks import IGNORED, Pair, masked_source
+from frostline.data.segmentation import SegmentationData
+from frostline.errors import DataError
+
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SegmentationFolder(SegmentationData):
+    """Images below `root/images`, and below `root/masks` a mask of the same name for each.
+
+    A mask has one number for each pixel, the class; of a palette its indices count, not its colours. Both folders may
+    hold `train/`, with `val/` and `test/` beside it; whichever of the two is absent is carved from `train/`.
+
+    Attributes:
+        root: The folder.
+        classes: Names of the classes, in the order of the masks' values from 0; None for those that the lines of
+            `root/classes.txt` name, or without that for the values themselves.
+        ignore: The value of pixels that have no class.
+    """
+
+    root: str
+    classes: list[str] | None = None
+    ignore: Annotated[int, Ge(0), Le(65535)] = 255
+
+    def source(self) -> Source:
+        """Return the pairs of the folder, each proven readable and fitting."""
+        names = None if self.classes is None else tuple(self.classes)
+        return _read(self.root, Path(self.root).expanduser().resolve(), names, self.ignore)
+
+
+@lru_cache(maxsize=4)
+def _read(root: str, folder: Path, classes: tuple[str, ...] | None, ignore: int) -> Source:
+    listing(folder if folder.exists() else Path(root))  # refuses what is no folder
+    images, masks = (_files(root, folder, name) for name in ("images", "masks"))
+    _refuse_unpaired(root, images, masks)
+    names = classes or _listed(folder / "classes.txt")
+    if names is not None and len(set(names)) < max(2, len(names)):
+        raise DataError(f"data.classes={list(names)}: should name at least two classes, each once")
+    labels = {value: value for value in range(len(names or ())) if value != ignore} | {ignore: IGNORED}
+    pairs = [Pair(id=name, image=images[name], mask=masks[name]) for name in images]
+    return masked_source(root, _by_split(root, pairs), classes=names, labels=labels)
+
+
+def _files(root: str, folder: Path, name: str) -> dict[str, Path]:
+    """Return the images of a folder by their paths in it, without suffixes."""
+    base = folder / name
+    if not base.is_dir():
+        raise DataError(f"data.root={root}: there is no {name}/ in it; it should hold images/ and masks/")
+    found = sorted(file for file in base.rglob("*") if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES)
+    named = {file.relative_to(base).with_suffix("").as_posix(): file for file in found}
+    if len(named) < len(found):
+        twice = next(file for file in found if named[file.relative_to(base).with_suffix("").as_posix()] != file)
+        raise DataError(f"data.root={root}: '{twice.relative_to(folder)}' has another of its name; rename one of them")
+    if not named:
+        raise DataError(f"data.root={root}: {name}/ holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return named
+
+
+def _refuse_unpaired(root: str, images: dict[str, Path], masks: dict[str, Path]) -> None:
+    for have, lack, what in ((images, masks, "mask in masks/"), (masks, images, "image in images/")):
+        if lonely := sorted(have.keys() - lack.keys()):
+            more = f", nor {len(lonely) - 1} others" if len(lonely) > 1 else ""
+            raise DataError(
+                f"data.root={root}: '{have[lonely[0]].name}' has no {what} of the name '{lonely[0]}'{more}; "
+                "add it, or remove the file"
+            )
+
+
+def _listed(file: Path) -> tuple[str, ...] | None:
+    if not file.is_file():
+        return None
+    return tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+
+
+def _by_split(root: str, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Sort pairs by the folder of their split; where there is no `train/`, all are train's."""
+    folders = {pair.id.partition("/")[0] for pair in pairs if "/" in pair.id}
+    if "train" not in folders:
+        return {"train": list(pairs)}
+    splits: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        first = pair.id.partition("/")[0]
+        if first not in _SPLITS or "/" not in pair.id:
+            raise DataError(f"data.root={root}: '{pair.id}' is in no split; move it into train/, val/ or test/")
+        splits.setdefault(_SPLITS[first], []).append(pair)
+    return splits

@@ -1,0 +1,90 @@
+"""Anybody's own images, without labels."""
+
+import posixpath
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+
+from frostline.data.examples import Examples, Source
+from frostline.data.image_tree import SPLIT_FOLDERS, folder_of_each_split
+from frostline.data.intact import intact_digests
+from frostline.data.listing import IMAGE_SUFFIXES, Listing, listing
+from frostline.data.photographs import Photographs
+from frostline.data.pixels import EncodedImages
+from frostline.errors import DataError, RequestError
+
+EVERYTHING = ("images",)
+"""The one stratum of images of which nothing else is known."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Unlabelled(Photographs):
+    """Images at any depth below `root`, whatever their folders are called.
+
+    Folders `train/`, `val/` and `test/` are kept apart, so that no network is pre-trained on what another is tested on;
+    everything else is split 70/15/15 by content. `shots` counts them all.
+
+    Attributes:
+        root: A folder, or a `.tar`, `.tar.gz` or `.zip` archive, which is read into memory.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("self_supervised",)
+
+    root: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mix is not None:
+            raise RequestError(f"data.mix={self.mix}: mixes labels, and these images have none; leave data.mix out")
+
+    def source(self) -> Source:
+        """Return the images of the folder or archive, each proven readable."""
+        return _read(self.root, Path(self.root).expanduser().resolve())
+
+
+@lru_cache(maxsize=4)
+def _read(root: str, path: Path) -> Source:
+    found = listing(path if path.exists() else Path(root))
+    names = _by_split(root, found)
+    kept = [name for part in names.values() for name in part]
+    files = [found.images[name] for name in kept]
+    digests = dict(zip(kept, intact_digests(f"data.root={root}", kept, files), strict=True))
+    content, rows = EncodedImages(files=files, names=kept), {name: row for row, name in enumerate(kept)}
+    splits = {
+        split: Examples(
+            content=content,
+            rows=np.array([rows[name] for name in part], dtype=np.int64),
+            labels=np.zeros(len(part), dtype=np.int64),
+            digests=tuple(digests[name] for name in part),
+            ids=tuple(part),
+        )
+        for split, part in names.items()
+    }
+    return Source(name=root, classes=(), splits=splits, ignored=found.ignored, strata=EVERYTHING)
+
+
+def _by_split(root: str, found: Listing) -> dict[str, list[str]]:
+    """Return the images of each split; where no folders are named after splits, all are those of train."""
+    if not found.images:
+        raise DataError(f"data.root={root}: there is no image in it; add some ({', '.join(IMAGE_SUFFIXES)})")
+    base = _shared_folder(found)
+    tops = {name.removeprefix(base).partition("/")[0] for name in found.images if "/" in name.removeprefix(base)}
+    named = sorted(tops & SPLIT_FOLDERS.keys())
+    if "train" not in named or len(named) == 1:
+        return {"train": list(found.images)}
+    folders = folder_of_each_split(root, base, named)
+    parts = {split: [name for name in found.images if name.startswith(folder)] for split, folder in folders.items()}
+    if outside := sorted(found.images.keys() - {name for part in parts.values() for name in part}):
+        way_out = "move it into one of these, or choose one of these as data.root"
+        raise DataError(f"data.root={root}: '{outside[0]}' lies beside {', '.join(named)}; {way_out}")
+    return parts
+
+
+def _shared_folder(found: Listing) -> str:
+    """Return the prefix of the deepest folder that holds all images."""
+    folders = [str(PurePosixPath(name).parent) for name in found.images]
+    shared = posixpath.commonpath(folders)
+    return f"{shared}/" if shared not in ("", ".") else ""

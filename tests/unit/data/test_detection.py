@@ -1,0 +1,377 @@
+"""Images with boxes: what is shown, what is drawn, and what is refused, in VOC's layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detections import add_voc, coco, drawn_boxes, picture, voc, xml
+from PIL import Image
+
+from frostline.data.coco import Coco
+from frostline.data.detection import DetectionData
+from frostline.data.pixels import decode
+from frostline.data.voc import Voc
+from frostline.errors import DataError, RequestError
+from frostline.nn.backbone import ImageInput
+from frostline.nn.detection import DetectionInput
+
+SEEN = DetectionInput(size=48, longest=96)
+
+
+def ready(data: DetectionData, spec: DetectionInput = SEEN) -> DetectionData:
+    data.check()
+    data.expect(spec)
+    data.setup()
+    return data
+
+
+def at(root: Path, spec: DetectionInput = SEEN, **arguments) -> DetectionData:
+    return ready(Voc(root=str(root), seed=0, **arguments), spec)
+
+
+def refusal(root: Path, kind=Voc, **arguments) -> str:
+    with pytest.raises(DataError) as caught:
+        ready(kind(root=str(root), seed=0, **arguments))
+    return str(caught.value)
+
+
+def first(data: DetectionData, split: str = "train", place: int = 0):
+    return data.drawn(split)[place]
+
+
+def named(data: DetectionData, split: str) -> dict[str, int]:
+    return {name: place for place, name in enumerate(data.example_ids(split))}
+
+
+# What is shown
+
+
+def test_images_and_boxes_are_those_of_the_files(tmp_path) -> None:
+    data = at(voc(tmp_path))
+    assert data.class_names == ["apple", "leaf"]
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [8, 3, 3]
+    for name, place in named(data, "train").items():
+        batch = first(data, place=place)
+        expected = picture(int(name), drawn_boxes(int(name)))
+        assert torch.equal(batch.inputs["images"][0], torch.from_numpy(np.array(expected)).permute(2, 0, 1) / 255)
+        assert batch.targets[0]["boxes"].tolist() == [list(map(float, box[1:])) for box in drawn_boxes(int(name))]
+        assert batch.targets[0]["labels"].tolist() == list(range(1 + int(name) % 2))
+        assert batch.places.tolist() == [place]
+
+
+def test_boxes_scale_with_their_image(tmp_path) -> None:
+    root = voc(tmp_path)
+    whole, half = first(at(root)), first(at(root, image_size=24))
+    assert half.inputs["images"][0].shape == (3, 24, 32)
+    torch.testing.assert_close(half.targets[0]["boxes"] * 2, whole.targets[0]["boxes"])
+    assert half.targets[0]["scale"].tolist() == [0.5, 0.5]
+
+
+def test_square_networks_see_squares(tmp_path) -> None:
+    batch = first(at(voc(tmp_path), DetectionInput(size=96, longest=96, square=True)))
+    assert batch.inputs["images"][0].shape == (3, 96, 96)
+    torch.testing.assert_close(batch.targets[0]["scale"], torch.tensor([96 / 64, 96 / 48]))
+
+
+def test_a_mirrored_image_shows_its_objects_where_its_boxes_say(tmp_path) -> None:
+    data = at(voc(tmp_path), augment=True)
+    split, seen = data.drawn("train"), set()
+    for key in range(10 * len(split)):
+        batch = split[key]
+        image, target = batch.inputs["images"][0], batch.targets[0]
+        for (x1, y1, x2, y2), label in zip(target["boxes"].int().tolist(), target["labels"], strict=True):
+            if label == len(target["labels"]) - 1:  # the last was painted over the others
+                inside = image[:, y1:y2, x1:x2].mean((1, 2))
+                assert inside.argmax() == (0 if label == 0 else 1)
+        seen.add((int(batch.places), tuple(target["boxes"].flatten().tolist())))
+    assert len(seen) == 2 * len(split)
+
+
+def test_mirroring_depends_on_seed_epoch_and_place_alone(tmp_path) -> None:
+    root = voc(tmp_path)
+    one, other, third = (at(root, augment=True).drawn("train") for _ in range(3))
+    third.seed = 1
+    keys = range(40)
+    boxes = [[split[key].targets[0]["boxes"].tolist() for key in keys] for split in (one, other, third)]
+    torch.manual_seed(99)
+    assert [other[key].targets[0]["boxes"].tolist() for key in keys] == boxes[0] == boxes[1]
+    assert boxes[2] != boxes[0]
+
+
+def test_evaluation_mirrors_nothing(tmp_path) -> None:
+    data = at(voc(tmp_path), augment=True)
+    batches = [data.drawn("val")[epoch * 3].targets[0]["boxes"].tolist() for epoch in range(6)]
+    assert all(each == batches[0] for each in batches)
+
+
+def test_batches_hold_lists_of_images_and_their_parts(tmp_path) -> None:
+    data = at(voc(tmp_path), batch_size=3)
+    batch = next(iter(data.val_dataloader()))
+    assert len(batch.inputs["images"]) == len(batch.inputs["targets"]) == len(batch.targets) == 3
+    part = batch.part(slice(1, 2))
+    assert torch.equal(part.inputs["images"][0], batch.inputs["images"][1])
+    assert part.targets[0] is batch.targets[1]
+
+
+def test_difficult_objects_are_for_evaluation_only(tmp_path) -> None:
+    root = voc(tmp_path)
+    boxes = [("apple", 1, 2, 20, 30), ("leaf", 5, 6, 40, 41)]
+    add_voc(root, "0000", 0, boxes, difficult=[1])
+    data = at(root)
+    batch = first(data, place=named(data, "train")["0000"])
+    assert batch.inputs["targets"][0]["labels"].tolist() == [0]
+    assert batch.targets[0]["labels"].tolist() == [0, 1]
+    assert batch.targets[0]["iscrowd"].tolist() == [0, 1]
+    assert data.describe()["splits"]["train"]["for_evaluation_only"] == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
+def test_grey_transparent_and_deep_images_are_shown_in_colour(tmp_path, mode) -> None:
+    root = voc(tmp_path)
+    file = root / "JPEGImages" / "0000.png"
+    deep = (
+        Image.fromarray(np.full((48, 64), 300 * 128, np.uint16)) if mode == "I;16" else Image.open(file).convert(mode)
+    )
+    deep.save(file)
+    data = at(root)
+    assert first(data, place=named(data, "train")["0000"]).inputs["images"][0].shape == (3, 48, 64)
+
+
+def test_exif_rotation_is_left_alone_as_boxes_are_in_stored_pixels(tmp_path) -> None:
+    root = voc(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    boxes = drawn_boxes(0)
+    stored = picture(0, boxes)
+    (root / "JPEGImages" / "0000.png").unlink()
+    stored.save(root / "JPEGImages" / "0000.jpg", exif=exif, quality=100, subsampling=0)
+    data = at(root)
+    batch = first(data, place=named(data, "train")["0000"])
+    assert batch.inputs["images"][0].shape == (3, 48, 64)
+    _, x1, y1, x2, y2 = boxes[0]
+    assert batch.inputs["images"][0][:, y1:y2, x1:x2].mean((1, 2)).argmax() == 0
+    assert decode((root / "JPEGImages" / "0000.jpg").read_bytes()).shape == (3, 64, 48)
+
+
+def test_a_size_that_is_the_upright_images_is_refused(tmp_path) -> None:
+    root = voc(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "JPEGImages" / "0000.png").unlink()
+    picture(0, []).save(root / "JPEGImages" / "0000.jpg", exif=exif)
+    (root / "Annotations" / "0000.xml").write_text(xml([], width=48, height=64))
+    told = refusal(root)
+    assert "'0000.jpg' (64x48 pixels, but Annotations/0000.xml says 48x64" in told
+    assert "boxes are those of the image turned upright" in told
+
+
+# What is counted
+
+
+def test_images_without_objects_are_background(tmp_path) -> None:
+    root = voc(tmp_path)
+    add_voc(root, "0001", 1, [])
+    data = at(root)
+    batch = first(data, place=named(data, "train")["0001"])
+    assert batch.inputs["targets"][0]["boxes"].shape == (0, 4)
+    assert data.describe()["splits"]["train"]["without_objects"] == 1
+
+
+def test_boxes_over_the_border_end_there_and_those_without_area_are_listed(tmp_path) -> None:
+    root = voc(tmp_path)
+    add_voc(root, "0000", 0, [("apple", -3, 10, 20, 60), ("apple", 5, 5, 5, 9), ("leaf", 30, 9, 20, 12)])
+    data = at(root)
+    batch = first(data, place=named(data, "train")["0000"])
+    assert batch.targets[0]["boxes"].tolist() == [[0, 10, 20, 48]]
+    found = data.describe()["boxes"]
+    assert found["clipped"] == 1
+    assert found["degenerate"] == 2
+    assert found["degenerate_boxes"] == ["Annotations/0000.xml object 2", "Annotations/0000.xml object 3"]
+
+
+def test_chosen_classes_leave_the_others_as_background_and_count_them(tmp_path) -> None:
+    data = at(voc(tmp_path), classes=["leaf"])
+    assert data.class_names == ["leaf"]
+    assert data.describe()["boxes"]["of_other_classes"] == {"apple": 14}
+    assert all(set(b["labels"].tolist()) <= {0} for b in next(iter(data.train_dataloader())).targets)
+
+
+# What is drawn
+
+
+def test_without_lists_splits_are_carved_by_content(tmp_path) -> None:
+    data = at(voc(tmp_path, {"": 20}))
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [14, 3, 3]
+
+
+def test_trainval_stands_for_train_and_what_lacks_is_carved(tmp_path) -> None:
+    data = at(voc(tmp_path, {"trainval": 10, "test": 4}))
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [8, 2, 4]
+
+
+def test_a_folder_above_is_enough(tmp_path) -> None:
+    voc(tmp_path / "VOCdevkit" / "VOC2007")
+    assert len(at(tmp_path).drawn("train")) == 8
+
+
+def test_shots_are_images(tmp_path) -> None:
+    assert len(at(voc(tmp_path), shots=3).drawn("train")) == 3
+
+
+def test_an_image_in_two_splits_stays_in_test_alone_however_it_is_annotated(tmp_path) -> None:
+    root = voc(tmp_path)
+    (root / "JPEGImages" / "0000.png").write_bytes((root / "JPEGImages" / "0012.png").read_bytes())
+    data = at(root)
+    assert "0000" not in data.example_ids("train")
+    assert data.describe()["duplicates_removed"] == {"train": 1, "val": 0, "test": 0}
+
+
+def test_the_fingerprint_knows_the_boxes(tmp_path) -> None:
+    before = at(voc(tmp_path / "one")).fingerprint()
+    assert at(voc(tmp_path / "same")).fingerprint() == before
+    other = voc(tmp_path / "other")
+    (other / "Annotations" / "0000.xml").write_text(xml([("apple", 1, 2, 20, 30)]))
+    assert at(other).fingerprint() != before
+
+
+# What is refused
+
+
+def spoil(root: Path, boxes, **annotation) -> Path:
+    (root / "Annotations" / "0000.xml").write_text(xml(boxes, **annotation))
+    return root
+
+
+def test_a_box_outside_is_refused_with_its_place(tmp_path) -> None:
+    told = refusal(spoil(voc(tmp_path), [("leaf", 1, 2, 9, 9), ("apple", 64, 3, 80, 9)]))
+    assert "Annotations/0000.xml object 2, 'apple' at (64, 3, 80, 9), lies outside its image of 64x48 pixels" in told
+
+
+def test_a_class_that_train_lacks_is_refused(tmp_path) -> None:
+    root = voc(tmp_path)
+    (root / "Annotations" / "0012.xml").write_text(xml([("appel", 1, 2, 9, 9)]))
+    told = refusal(root)
+    assert told.endswith(
+        "Annotations/0012.xml object 1 is a 'appel', which no training image has; did you mean 'apple'?"
+    )
+
+
+def test_chosen_classes_that_are_not_there_are_refused(tmp_path) -> None:
+    root = voc(tmp_path)
+    assert "has an object named 'appel'; did you mean 'apple'?" in refusal(root, classes=["appel", "leaf"])
+    assert "'leaf' stands there twice" in refusal(root, classes=["leaf", "leaf"])
+    assert "there is nothing to find; choose from apple, leaf" in refusal(root, classes=[])
+
+
+def test_missing_halves_of_a_pair_are_refused(tmp_path) -> None:
+    root = voc(tmp_path, {"": 4})
+    (root / "Annotations" / "0001.xml").unlink()
+    assert "'0001.png' has no Annotations/0001.xml; add it, without an object if the image is background" in refusal(
+        root
+    )
+    (root / "JPEGImages" / "0001.png").unlink()
+    (root / "JPEGImages" / "0002.png").unlink()
+    assert "Annotations/0002.xml has no image in JPEGImages/" in refusal(root)
+
+
+def test_a_listed_image_that_is_not_there_is_refused(tmp_path) -> None:
+    root = voc(tmp_path)
+    (root / "Annotations" / "0013.xml").unlink()
+    assert "test lists '0013', which has no .xml in Annotations/" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<annotation><object>", "is no whole XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a DOCTYPE, which no annotation needs"),
+        ("<annotation><object><name>leaf</name></object></annotation>", "object 1, 'leaf', has no bndbox of four"),
+        ("<annotation><object/></annotation>", "object 1 has no name"),
+    ],
+)
+def test_annotations_that_cannot_be_read_are_refused(tmp_path, text, said) -> None:
+    root = voc(tmp_path)
+    (root / "Annotations" / "0000.xml").write_text(text)
+    told = refusal(root)
+    assert "Annotations/0000.xml" in told
+    assert said in told
+
+
+def test_truncated_images_and_other_sizes_are_named(tmp_path) -> None:
+    root = spoil(voc(tmp_path), [], width=65)
+    file = root / "JPEGImages" / "0001.png"
+    file.write_bytes(file.read_bytes()[:900])
+    told = refusal(root)
+    assert "'0000.png' (64x48 pixels, but Annotations/0000.xml says 65x48)" in told
+    assert "'0001.png' (not an image:" in told
+
+
+def test_a_wrong_root_and_a_wrong_network_are_refused(tmp_path) -> None:
+    voc(tmp_path / "cells")
+    assert f"did you mean '{tmp_path / 'cells'}'?" in refusal(tmp_path / "cels")
+    (tmp_path / "empty").mkdir()
+    assert "there is no JPEGImages/ in it" in refusal(tmp_path / "empty")
+    with pytest.raises(RequestError, match="takes no images with boxes"):
+        Voc(root="x", seed=0).expect(ImageInput(size=8, mean=(0.0,), std=(1.0,)))
+
+
+# COCO
+
+
+def test_coco_has_the_same_images_and_boxes(tmp_path) -> None:
+    data = ready(Coco(root=str(coco(tmp_path)), seed=0))
+    assert data.class_names == ["apple", "leaf"]
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [7, 3, 1]
+    for name, place in named(data, "train").items():
+        boxes = drawn_boxes(int(Path(name).stem))
+        assert first(data, place=place).targets[0]["boxes"].tolist() == [list(map(float, box[1:])) for box in boxes]
+        assert first(data, place=place).targets[0]["labels"].tolist() == list(range(len(boxes)))
+
+
+def change(root: Path, old: str, new: str, split: str = "train") -> Path:
+    file = root / "annotations" / f"instances_{split}2017.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    return root
+
+
+def test_a_crowd_is_for_evaluation_only(tmp_path) -> None:
+    data = ready(Coco(root=str(change(coco(tmp_path), '"iscrowd": 0', '"iscrowd": 1')), seed=0))
+    assert sum(data.describe()["splits"][split]["for_evaluation_only"] for split in ("train", "val", "test")) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"image_id": 0', '"image_id": 77', "has no image 77, which annotations/instances_train2017.json annotation 1"),
+        ('"category_id": 7', '"category_id": 9', "has no category 9, which annotations/instances_train2017.json"),
+        ("000000000000.jpg", "nothing.jpg", "lists image 'nothing.jpg', which is not in train2017/"),
+        ('"width": 64', '"width": 63', "'000000000000.jpg' (64x48 pixels, but annotations/instances_train2017.json"),
+        ('"id": 1, "file_name"', '"id": 0, "file_name"', "has two images of id 0"),
+        ('"annotations"', '"annotation"', "has no list of annotations, which COCO's files of instances have"),
+        ('"bbox": [', '"bbox": ["x", ', "annotation 1, 'apple', has no bbox of four numbers"),
+    ],
+)
+def test_what_coco_files_have_wrong_is_named(tmp_path, old, new, said) -> None:
+    assert said in refusal(change(coco(tmp_path), old, new), Coco)
+
+
+def test_a_truncated_file_and_a_wrong_name_are_told(tmp_path) -> None:
+    root = coco(tmp_path)
+    told = refusal(root, Coco, val="annotations/instances_vl2017.json")
+    assert "data.val=annotations/instances_vl2017.json: no such file" in told
+    assert "did you mean 'annotations/instances_val2017.json'?" in told
+    assert "data.val_images=pics: no such folder" in refusal(root, Coco, val_images="pics")
+    file = root / "annotations" / "instances_val2017.json"
+    file.write_text(file.read_text()[:200])
+    assert "annotations/instances_val2017.json is no whole JSON" in refusal(root, Coco)
+
+
+@pytest.mark.shared_data
+def test_real_blood_cells_are_read_and_their_two_boxes_without_area_counted(shared) -> None:
+    data = at(shared / "data" / "bccd")
+    assert data.class_names == ["Platelets", "RBC", "WBC"]
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [205, 87, 72]
+    assert data.describe()["boxes"]["degenerate"] == 2

@@ -1,0 +1,233 @@
+"""Images and masks: read in pairs, checked in pairs, changed in pairs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from street import plant
+
+from frostline.data.cityscapes import Cityscapes
+from frostline.data.segmentation_folder import SegmentationFolder
+from frostline.errors import DamagedError, DataError
+from frostline.nn.backbone import ImageInput
+
+SPEC = ImageInput(size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def folder(root: Path, **options) -> SegmentationFolder:
+    data = SegmentationFolder(**{"seed": 0, "root": str(root), **options})
+    data.expect(SPEC)
+    data.setup()
+    return data
+
+
+def refusal(root: Path, **options) -> str:
+    with pytest.raises(DataError) as refused:
+        folder(root, **options)
+    return str(refused.value)
+
+
+def redraw(root: Path, name: str, array: np.ndarray) -> None:
+    Image.fromarray(array).save(root / "masks" / f"{name}.png")
+
+
+def test_pairs_are_split_by_content_and_classes_are_what_masks_hold(tmp_path: Path) -> None:
+    data = folder(plant(tmp_path, 20))
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [14, 3, 3]
+    assert data.class_names == ["0", "1", "2"]
+    images, labels, _ = next(iter(data.val_dataloader()))
+    assert (images.shape, labels.shape, labels.dtype) == ((3, 3, 8, 16), (3, 8, 16), torch.int64)
+    assert labels[:, :, :8].unique().tolist() == [0]
+    assert set(labels[:, :, 8:].unique().tolist()) <= {1, 2}
+
+
+def test_splits_that_are_there_are_kept_and_classes_may_stand_in_a_file(tmp_path: Path) -> None:
+    root = plant(tmp_path, 8, split="train")
+    plant(root, 4, split="val", first=50)
+    (root / "classes.txt").write_text("sky\nroad\ncar\n")
+    data = folder(root)
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [7, 4, 1]
+    assert data.class_names == ["sky", "road", "car"]
+    assert data.describe()["splits"]["val"]["examples"] == 4
+    assert json.loads(json.dumps(data.describe())) == data.describe()
+
+
+def test_masks_are_resized_by_the_nearest_pixel_and_keep_their_place(tmp_path: Path) -> None:
+    data = folder(plant(tmp_path, size=(32, 16)))
+    image, labels = data.drawn("train").show(0)
+    assert (image.shape, labels.shape) == ((3, 8, 16), (8, 16))
+    assert labels[:, :8].unique().tolist() == [0]
+
+
+def test_pixels_to_ignore_have_the_label_of_none(tmp_path: Path) -> None:
+    data = folder(plant(tmp_path), ignore=2, classes=["left", "right"])
+    labels = torch.cat([batch.targets for batch in data.train_dataloader()])
+    assert set(labels.unique().tolist()) == {-100, 0, 1}
+
+
+def test_images_of_other_sizes_are_padded_with_pixels_to_ignore(tmp_path: Path) -> None:
+    plant(tmp_path, 6)
+    plant(tmp_path, 6, first=20, size=(24, 8))
+    (images, labels, _), *_ = folder(tmp_path, val_fraction=0.3).val_dataloader()
+    assert images.shape[2:] == labels.shape[1:] == (8, 24)
+    narrow = [i for i in range(len(labels)) if (labels[i, :, 16:] == -100).all()]
+    assert 0 < len(narrow) < len(labels)
+    assert not images[narrow][..., 16:].any()
+
+
+def test_image_and_mask_are_changed_alike_and_by_seed_epoch_and_place(tmp_path: Path) -> None:
+    root = tmp_path
+    for number in range(8):
+        colour = np.zeros((16, 32, 3), dtype=np.uint8)
+        colour[:, number : number + 12] = 255
+        (root / "images").mkdir(exist_ok=True)
+        (root / "masks").mkdir(exist_ok=True)
+        colour[0, 0, 1] = number
+        Image.fromarray(colour).save(root / "images" / f"{number}.png")
+        redraw(root, str(number), (colour[..., 0] > 0).astype(np.uint8))
+    data, still = folder(root, augment=True, image_size=16), folder(root, image_size=16)
+    count = len(data.drawn("train"))
+    for epoch in range(4):
+        images, labels, _ = data.drawn("train").__getitems__([epoch * count, epoch * count + 1])
+        bright = images[:, 0] > 0.5
+        assert ((bright == (labels == 1)).float().mean()) > 0.93, "edges alone may differ by resampling"
+    first, again = (data.drawn("train").__getitems__([count + 1]) for _ in range(2))
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.targets, data.drawn("train").__getitems__([2 * count + 1]).targets)
+    assert torch.equal(data.drawn("val").__getitems__([0]).inputs, still.drawn("val").__getitems__([0]).inputs)
+
+
+def test_another_mask_is_another_fingerprint(tmp_path: Path) -> None:
+    before = folder(plant(tmp_path)).fingerprint()
+    mask = np.ones((8, 16), dtype=np.uint8)
+    mask[0] = 2
+    redraw(tmp_path, "003", mask)
+    from frostline.data import segmentation_folder
+
+    segmentation_folder._read.cache_clear()
+    assert folder(tmp_path).fingerprint() != before
+
+
+def test_an_image_without_a_pixel_of_any_class_is_kept_and_counted(tmp_path: Path) -> None:
+    plant(tmp_path)
+    redraw(tmp_path, "003", np.full((8, 16), 255, dtype=np.uint8))
+    data = folder(tmp_path)
+    assert data.describe()["void_images"] == 1
+    assert sum(len(data.drawn(split)) for split in ("train", "val", "test")) == 10
+
+
+def test_a_palette_counts_by_its_indices(tmp_path: Path) -> None:
+    plant(tmp_path)
+    for file in (tmp_path / "masks").iterdir():
+        mask = Image.open(file).convert("L")
+        palette = Image.fromarray(np.asarray(mask), mode=None).convert("P")
+        palette.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+        palette.putdata(list(np.asarray(mask).reshape(-1)))
+        palette.save(file)
+    assert folder(tmp_path).class_names == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "sentence"),
+    [
+        (lambda root: (root / "masks/003.png").unlink(), {}, "'003.png' has no mask in masks/ of the name '003'; add"),
+        (lambda root: (root / "images/003.png").unlink(), {}, "'003.png' has no image in images/ of the name '003'"),
+        (
+            lambda root: redraw(root, "003", np.zeros((8, 15), dtype=np.uint8)),
+            {},
+            "'003' (the image has 16x8 pixels and its mask 15x8); correct or remove these",
+        ),
+        (
+            lambda root: redraw(root, "003", np.full((8, 16), 9, dtype=np.uint8)),
+            {"classes": ["a", "b", "c"]},
+            "'003' (its mask 003.png holds 9 in 128 pixels, which is no class); correct or remove these, or name what "
+            "to ignore with data.ignore",
+        ),
+        (
+            lambda root: redraw(root, "003", np.zeros((8, 16, 3), dtype=np.uint8)),
+            {},
+            "its mask 003.png: a mask holds one whole number for each pixel, not RGB",
+        ),
+        (lambda root: (root / "images/003.png").write_bytes(b""), {}, "its image 003.png: an empty file"),
+        (lambda root: (root / "masks/003.png").write_bytes(b"none"), {}, "its mask 003.png: not an image"),
+        (lambda root: [f.unlink() for f in (root / "masks").iterdir()], {}, "masks/ holds no image (.jpg"),
+        (lambda root: None, {"classes": ["a"]}, "data.classes=['a']: should name at least two classes, each once"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path: Path, change, options: dict, sentence: str) -> None:
+    change(plant(tmp_path))
+    assert sentence in refusal(tmp_path, **options)
+
+
+def test_a_truncated_image_is_named_before_training(tmp_path: Path) -> None:
+    plant(tmp_path, size=(64, 64))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    noise.save(tmp_path / "images/003.png", format="JPEG")
+    whole = (tmp_path / "images/003.png").read_bytes()
+    (tmp_path / "images/003.png").write_bytes(whole[: len(whole) // 2])
+    assert "'003' (its image 003.png: " in refusal(tmp_path)
+
+
+def test_a_file_that_breaks_in_the_midst_of_a_run_is_named(tmp_path: Path) -> None:
+    data = folder(plant(tmp_path))
+    for file in (tmp_path / "masks").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DamagedError, match=r"masks/\d+\.png: cannot be read any more \(an empty file\)"):
+        data.drawn("train").show(0)
+
+
+def test_an_image_that_is_stored_turned_is_shown_upright_beside_its_mask(tmp_path: Path) -> None:
+    plant(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(tmp_path / "images/003.png").transpose(Image.Transpose.ROTATE_90).save(
+        tmp_path / "images/003.png", exif=exif
+    )
+    folder(tmp_path)
+    redraw(tmp_path, "003", np.zeros((16, 8), dtype=np.uint8))
+    from frostline.data import segmentation_folder
+
+    segmentation_folder._read.cache_clear()
+    assert "the image is turned by its EXIF data, so turn the mask, too" in refusal(tmp_path)
+
+
+def city(root: Path, split: str, count: int, *, first: int = 0) -> Path:
+    for number in range(first, first + count):
+        name = f"ulm/ulm_{number:06d}_000019"
+        for kind, suffix in (("leftImg8bit", "_leftImg8bit.png"), ("gtFine", "_gtFine_labelIds.png")):
+            file = root / kind / split / f"{name}{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            ids = np.full((8, 16), 7, dtype=np.uint8)  # road
+            ids[:2], ids[2] = 23, 0  # sky, unlabelled
+            image = Image.new("RGB", (16, 8), (number, 3, 4)) if kind == "leftImg8bit" else Image.fromarray(ids)
+            image.save(file)
+    return root
+
+
+def test_cityscapes_has_19_classes_and_is_tested_on_its_val(tmp_path: Path) -> None:
+    data = Cityscapes(seed=0, root=str(city(city(tmp_path, "train", 10), "val", 4, first=50)))
+    data.expect(SPEC)
+    data.setup()
+    assert len(data.class_names) == 19
+    assert data.class_names[:2] == ["road", "sidewalk"]
+    assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [8, 2, 4]
+    labels = data.drawn("test").show(9)[1]
+    assert [data.class_names[labels[0, 0]], data.class_names[labels[5, 0]], int(labels[2, 0])] == ["sky", "road", -100]
+
+
+def test_cityscapes_says_what_to_unpack(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"unpack leftImg8bit_trainvaltest\.zip there$"):
+        Cityscapes(seed=0, root=str(tmp_path)).check()
+    next(city(tmp_path, "train", 2).glob("gtFine/train/ulm/*")).unlink()
+    with pytest.raises(DataError, match=r"unpack gtFine_trainvaltest\.zip$"):
+        Cityscapes(seed=0, root=str(tmp_path)).check()
+
+
+@pytest.mark.shared_data
+def test_camvid_is_read_as_it_is(shared: Path) -> None:
+    data = folder(shared / "data/camvid", ignore=11, image_size=60)
+    assert len(data.class_names) == 11
+    assert sum(len(data.drawn(split)) for split in ("train", "val", "test")) == 468
