@@ -183,9 +183,7 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, 
 
 def test_an_object_without_a_key_is_told_with_its_line(tmp_path: Path) -> None:
     file = lines(tmp_path, '{"text":"a","label":1}\n{"text":"a"}\n', "t.jsonl")
-    assert sentence_of(file) == (
-        f"data.label=label: {file}:2 has 'text', and no such column; name one of these"
-    )
+    assert sentence_of(file) == (f"data.label=label: {file}:2 has 'text', and no such column; name one of these")
 
 
 def test_a_line_without_the_asked_position(tmp_path: Path) -> None:
