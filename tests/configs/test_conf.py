@@ -27,10 +27,17 @@ ASKED = {
     "data=images": ["data.root=photographs"],
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
+    "data=text": ["data.train=reviews.tsv"],
+    "data=tokens": ["data.train=names.conll"],
+    "data=corpus": ["data.train=books.txt"],
     "model=torchvision": ["model.name=resnet18"],
     "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
     "data=segmentation_folder": ["data.root=streets"],
     "data=cityscapes": ["data.root=streets"],
+    "model=transformers": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_tokens": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_masked_lm": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_causal_lm": ["model.name=openai-community/gpt2"],
 }
 """What a user must say beside the choice."""
 

@@ -28,7 +28,7 @@ from frostline.nn.text_input import TextInput
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _READ = 1 << 20
 """Bytes that are read at once; a longer line is taken in pieces."""
-_ENCODED = 1 << 18
+_ENCODED = 1 << 17
 """Characters that are cut into tokens at once."""
 
 
@@ -216,7 +216,8 @@ def _units(
 
 def _encoded(lines: Sequence[_Line], spec: TextInput) -> Iterator[Unit]:
     if lines:
-        cut = spec.tokenizer([line.text for line in lines], add_special_tokens=False, verbose=False)
+        told = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        cut = spec.tokenizer([line.text for line in lines], add_special_tokens=False, **told)
         yield from (Unit(ids, line.opens) for ids, line in zip(cut["input_ids"], lines, strict=True))
 
 
