@@ -76,7 +76,8 @@ class Corpus(TokenData):
     def remarks(self) -> list[str]:
         """Say how many lines had to be cut."""
         cut = sum(about["cut"] for about in self._about().values())
-        return [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
+        told = [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
+        return [*told, *super().remarks()]
 
     def shown(self) -> dict[str, Any]:
         """Return the tokenizer, the length of blocks, and what became of each file."""
