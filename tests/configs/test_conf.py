@@ -31,13 +31,18 @@ ASKED = {
     "data=tokens": ["data.train=names.conll"],
     "data=corpus": ["data.train=books.txt"],
     "model=torchvision": ["model.name=resnet18"],
-    "model=transformers": ["model.name=google-bert/bert-base-uncased"],
-    "model=transformers_tokens": ["model.name=google-bert/bert-base-uncased"],
-    "model=transformers_masked_lm": ["model.name=google-bert/bert-base-uncased"],
-    "model=transformers_causal_lm": ["model.name=openai-community/gpt2"],
     "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
     "data=segmentation_folder": ["data.root=streets"],
     "data=cityscapes": ["data.root=streets"],
+    "model=transformers": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_segmenter": ["model.name=nvidia/segformer-b0-finetuned-ade-512-512"],
+    "model=torchvision_detector": ["model.name=ssdlite320_mobilenet_v3_large"],
+    "model=transformers_detector": ["model.name=facebook/detr-resnet-50"],
+    "data=voc": ["data.root=cells"],
+    "data=coco": ["data.root=objects"],
+    "model=transformers_tokens": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_masked_lm": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_causal_lm": ["model.name=openai-community/gpt2"],
 }
 """What a user must say beside the choice."""
 

@@ -147,7 +147,7 @@ def sentence_of(file: Path, columns: dict[str, str | int] | None = None, **optio
         ("t.tsv", "\n\n", "it is empty; a table has a line of column names and a line for each example"),
         ("t.jsonl", "", "it has no rows; add some, or choose another file"),
         ("t.csv", "text,label\n", "it has no rows; add some, or choose another file"),
-        ("t.csv", "text,label\na,1\n\nb\n", "line 4 has 1 field, but data.label is field 2; mend the line, or set data.label"),
+        ("t.csv", "text,label\na,1\n\nb\n", "line 4 has 1 field, but data.label is field 2; mend the line, or set data.label"),  # noqa: E501
         ("t.csv", "text,label\na,1\na, b,1\n", "line 3 has 3 fields, and the header 2"),
         ("t.tsv", "text\tlabel\na\t1\t\n", "line 2 has 3 fields, and the header 2"),
         ("t.csv", "text,label,text\na,1,b\n", "it has two columns 'text'; rename one of them"),
