@@ -138,10 +138,11 @@ def _groups(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls)
 
 
 def _arrivals(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
-    """Yield the units as the forward pass reaches them, the head's last, and whether each brings new parameters."""
+    """Yield the units as the forward pass reaches them, the head's together, and whether each brings parameters."""
     seen = set[nn.Parameter]()
-    reached = filter(calls.reached, units)
-    for unit in sorted(reached, key=lambda unit: (unit in head, (calls.end if unit in head else calls.start)(unit))):
+    reached = [unit for unit in units if calls.reached(unit)]
+    ended = max((calls.end(unit) for unit in reached if unit in head), default=0)
+    for unit in sorted(reached, key=lambda unit: (ended, calls.end(unit)) if unit in head else (calls.start(unit), 0)):
         yield unit, unit in head or not seen.issuperset(unit.parameters())
         seen.update(unit.parameters())
 
