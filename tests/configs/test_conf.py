@@ -21,10 +21,14 @@ CONF = conf_dir()
 FILES = sorted(file for file in CONF.rglob("*.yaml") if file.parent != CONF)
 NAMED = [f"{file.parent.relative_to(CONF).as_posix()}={file.stem}" for file in FILES]
 ASKED = {
+    "data=coco": ["data.root=photographs"],
     "data=image_folder": ["data.root=photographs"],
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
+    "data=voc": ["data.root=photographs"],
     "model=torchvision": ["model.name=resnet18"],
+    "model=torchvision_detector": ["model.name=fcos_resnet50_fpn"],
+    "model=transformers_detector": ["model.name=facebook/detr-resnet-50"],
 }
 """What a user must say beside the choice."""
 
