@@ -210,6 +210,7 @@ def test_predictions_are_in_pixels_of_the_stored_image() -> None:
 def test_a_missing_library_is_one_sentence(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
     with pytest.raises(
-        RequestError, match=r"needs faster_coco_eval, which is not here; pip install 'frostline\[detection\]'"
+        RequestError,
+        match=r"objective: needs faster_coco_eval, which is not here; pip install 'frostline\[detection\]'",
     ):
         Detection().metrics(["a"])
