@@ -138,10 +138,14 @@ def _groups(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls)
 
 
 def _arrivals(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
-    """Yield the units as the forward pass reaches them, the head's last, and whether each brings new parameters."""
+    """Yield the units as the forward pass reaches them, and whether each brings parameters not seen before.
+
+    What belongs to the head counts from the end of its last part: some heads look at what comes between, too.
+    """
     seen = set[nn.Parameter]()
+    last = max(calls.end(unit) for unit in head if calls.reached(unit))
     reached = filter(calls.reached, units)
-    for unit in sorted(reached, key=lambda unit: (unit in head, (calls.end if unit in head else calls.start)(unit))):
+    for unit in sorted(reached, key=lambda unit: (last, calls.end(unit)) if unit in head else (calls.start(unit), 0)):
         yield unit, unit in head or not seen.issuperset(unit.parameters())
         seen.update(unit.parameters())
 
