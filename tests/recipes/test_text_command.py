@@ -62,7 +62,7 @@ def test_a_classifier_of_texts_is_tuned_under_every_strategy(kind: str, freeze: 
 def test_words_are_labelled(workplace: Workplace) -> None:
     asked = ("data=tokens", "data.train=train.conll", "model=transformers_tokens", *BERT)
     said = ran(workplace, "finetune", *asked, "objective=token_classification", "optimizer=adamw", "data.max_length=6")
-    assert said.out.startswith("data.max_length=6: ")
+    assert said.err.startswith("data.max_length=6: ")
     found = metrics(workplace, said.run_id)
     assert {"test/accuracy", "test/f1_macro", "test/mcc", "test/f1/B", "test/f1/O"} <= found.keys()
     assert json.loads(workplace.artifact(said.run_id, "data.json"))["words_left_out"]["train"] > 0
@@ -130,7 +130,11 @@ def test_the_plan_of_a_classifier_of_texts_names_embeddings_layers_and_pooler(wo
     lines = [line.split()[:2] for line in said.out.splitlines()]
     assert ["stem", "model.bert.embeddings"] in lines
     assert ["body3", "model.bert.encoder.layer.2"] in lines
-    assert ["head", "model.bert.pooler,"] in lines
+    assert any(
+        line[0] == "head" and "model.bert.pooler" in row
+        for line, row in zip(lines, said.out.splitlines(), strict=True)
+        if line
+    )
 
 
 def test_a_finished_run_is_scored_on_texts_of_another_domain(workplace: Workplace) -> None:
