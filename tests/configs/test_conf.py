@@ -21,6 +21,7 @@ CONF = conf_dir()
 FILES = sorted(file for file in CONF.rglob("*.yaml") if file.parent != CONF)
 NAMED = [f"{file.parent.relative_to(CONF).as_posix()}={file.stem}" for file in FILES]
 ASKED = {
+    "data=coco": ["data.root=photographs"],
     "data=image_folder": ["data.root=photographs"],
     "data=image_table": ["data.train=labels.csv"],
     "data=image_tags": ["data.train=tags.csv"],
@@ -39,7 +40,6 @@ ASKED = {
     "model=torchvision_detector": ["model.name=ssdlite320_mobilenet_v3_large"],
     "model=transformers_detector": ["model.name=facebook/detr-resnet-50"],
     "data=voc": ["data.root=cells"],
-    "data=coco": ["data.root=objects"],
     "model=transformers_tokens": ["model.name=google-bert/bert-base-uncased"],
     "model=transformers_masked_lm": ["model.name=google-bert/bert-base-uncased"],
     "model=transformers_causal_lm": ["model.name=openai-community/gpt2"],

@@ -138,11 +138,14 @@ def _groups(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls)
 
 
 def _arrivals(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
-    """Yield the units as the forward pass reaches them, the head's together, and whether each brings parameters."""
+    """Yield the units as the forward pass reaches them, and whether each brings parameters not seen before.
+
+    What belongs to the head counts from the end of its last part: some heads look at what comes between, too.
+    """
     seen = set[nn.Parameter]()
-    reached = [unit for unit in units if calls.reached(unit)]
-    ended = max((calls.end(unit) for unit in reached if unit in head), default=0)
-    for unit in sorted(reached, key=lambda unit: (ended, calls.end(unit)) if unit in head else (calls.start(unit), 0)):
+    last = max(calls.end(unit) for unit in head if calls.reached(unit))
+    reached = filter(calls.reached, units)
+    for unit in sorted(reached, key=lambda unit: (last, calls.end(unit)) if unit in head else (calls.start(unit), 0)):
         yield unit, unit in head or not seen.issuperset(unit.parameters())
         seen.update(unit.parameters())
 

@@ -159,7 +159,7 @@ class Detr(nn.Module):
         """
         pixels, mask = self._padded(inputs["images"])
         sizes = [tuple((each if self._masked else pixels).shape[-2:]) for each in inputs["images"]]
-        given = {"pixel_mask": mask} if self._masked else {}
+        given: dict[str, Any] = {"pixel_mask": mask} if self._masked else {}
         targets = inputs.get("targets")
         if targets is not None:
             given["labels"] = [_relative(each, size) for each, size in zip(targets, sizes, strict=True)]
