@@ -108,7 +108,7 @@ class Keras:
     def input(self) -> ImageInput:
         """Images of `size`, with values as the family of the network was trained on, or as `pixels` says."""
         size = self._size
-        match self.pixels or _of_family(_PIXELS, self.name or ""):
+        match self._pixels:
             case "tf":
                 return ImageInput(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
             case "torch":
@@ -117,6 +117,11 @@ class Keras:
                 return ImageInput(size=size, mean=_CAFFE_MEAN, std=_LEVEL)
             case _:
                 return ImageInput(size=size, mean=(0.0,) * 3, std=_LEVEL)
+
+    @property
+    def blue_first(self) -> bool:
+        """Whether the weights were trained on blue, green, red; the network takes red, green, blue all the same."""
+        return self._pixels == "caffe"
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights are those of a classifier of so many classes."""
@@ -144,8 +149,7 @@ class Keras:
             WeightsError: The weights cannot be downloaded or read, or are those of another network.
             RequestError: Keras has no such network on torch, or the network has a layer that is not known here.
         """
-        pixels = self.pixels or _of_family(_PIXELS, self.name or "")
-        network = torch_network(self._graph, num_classes, bgr=pixels == "caffe")
+        network = torch_network(self._graph, num_classes, bgr=self.blue_first)
         state = network.state_dict().items()
         if broken := [name for name, tensor in state if not torch.isfinite(tensor).all()]:
             raise WeightsError(
@@ -158,6 +162,10 @@ class Keras:
         keras = _keras()
         with _as_expected(keras):
             return graph_of(self._loaded(keras) if self.name is None else self._application(keras))
+
+    @property
+    def _pixels(self) -> Pixels:
+        return _of_family(_PIXELS, self.name or "") if self.pixels is None else self.pixels
 
     @property
     def _size(self) -> int:
@@ -222,21 +230,31 @@ class Keras:
 
 
 def _keras() -> ModuleType:
-    """Import Keras on torch.
+    """Import Keras on torch, and leave the environment as it was.
 
     Raises:
         RequestError: Keras is not installed, or already runs on another library, or was told to.
     """
-    wanted = os.environ.get("KERAS_BACKEND", "torch")
-    if "keras" not in sys.modules and wanted == "torch":
-        os.environ["KERAS_BACKEND"] = "torch"  # without it, ~/.keras/keras.json decides, or TensorFlow
     library("h5py", extra="keras")
-    if "keras" not in sys.modules and wanted != "torch":
-        raise RequestError(f"model: the environment sets KERAS_BACKEND={wanted}; unset it, networks here run on torch")
-    keras = library("keras", extra="keras")
+    with _backend("torch"):
+        keras = library("keras", extra="keras")
     if (backend := keras.config.backend()) != "torch":
         raise RequestError(f"model: keras already runs on {backend} in this process; set KERAS_BACKEND=torch before")
     return keras
+
+
+@contextmanager
+def _backend(name: str) -> Iterator[None]:
+    """Tell Keras what to run on where it is not imported yet: without this, ~/.keras/keras.json decides."""
+    told = os.environ.get("KERAS_BACKEND")
+    if "keras" not in sys.modules and told not in (None, name):
+        raise RequestError(f"model: the environment sets KERAS_BACKEND={told}; unset it, networks here run on {name}")
+    os.environ.setdefault("KERAS_BACKEND", name)
+    try:
+        yield
+    finally:
+        if told is None:
+            del os.environ["KERAS_BACKEND"]
 
 
 def _own_layers() -> dict[str, Any]:

@@ -13,17 +13,18 @@ import torch
 from torch import fx, nn
 
 from frostline.errors import RequestError
-from frostline.nn.keras_layers import PROBABILITIES, activation_of, axis, parts
+from frostline.nn.keras_layers import PROBABILITIES, activation_of, axis, is_layer, parts, unknown
 
 _BLOCK = re.compile(
     r"(?:^|_)(stage_\d+_block_\d+|conv\d+_block\d+|expanded_conv(?:_\d+)?|block_\d+|block\d+_\d+|block\d+[a-z]?"
     r"|mixed_?\d+[a-z]?|pool\d+)(?:_|$)"
 )
 _MOBILENET = re.compile(r"conv_(?:dw|pw|pad)_(\d+)")  # the first MobileNet numbers its layers instead of its blocks
+_NASNET = re.compile(r"(?:normal|reduction|adjust)_\w*?_(stem_\d+|reduce_\d+|\d+)$")
 IMAGES = "images"
+"""The value that a network starts from."""
+
 _MADE_UP = re.compile(r"(.+?)(?:_\d+)?")
-_AFTER_HEAD = ("Activation", "Flatten", "Reshape", "Dropout", "Softmax")
-_HEADS = ("Dense", "Conv2D")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,8 +89,8 @@ def graph_of(model: Any) -> KerasGraph:
         raise RequestError(f"model: '{model.name}' gives {shape} where classes need (None, N), a vector for each image")
     values = {id(functional.inputs[0]): IMAGES}
     steps = list(_walk(functional, values, (), count()))
-    output, head, steps = values[id(functional.outputs[0])], _head(steps), _recounted(steps)
-    while head is not None and len(steps) - 1 > head and activation_of(steps[-1].layer) in PROBABILITIES:
+    output, head, steps = values[id(functional.outputs[0])], _head(steps, shape[1]), _recounted(steps)
+    while head is not None and len(steps) - 1 > head and _makes_probabilities(steps[-1]):
         output = steps.pop().values[0]
     return KerasGraph(steps=tuple(steps), output=output, features=shape[1], head=head)
 
@@ -108,31 +109,30 @@ def torch_network(graph: KerasGraph, num_classes: int, *, bgr: bool) -> fx.Graph
     Raises:
         RequestError: It has a layer that there is no module for.
     """
-    root, drawn = nn.Module(), fx.Graph()
+    root, drawn, places = nn.Module(), fx.Graph(), dict[Any, list[str]]()
     nodes = {IMAGES: drawn.placeholder("images")}
     if bgr:
         nodes[IMAGES] = drawn.call_function(torch.flip, (nodes[IMAGES], [1]))
-    places = dict[Any, list[str]]()
     for index, (step, block) in enumerate(zip(graph.steps, _blocks(graph.steps), strict=True)):
-        inputs = [nodes[value] if isinstance(value, str) else value for value in step.inputs]
-        if function := _FUNCTIONS.get(step.kind):
-            nodes[step.output] = function(drawn, step, inputs)
+        if merge := _MERGES.get(step.kind):
+            inputs = [nodes[value] if isinstance(value, str) else value for value in step.inputs]
+            nodes[step.output] = merge(drawn, step, inputs)
             continue
-        if step.layer not in places:
-            modules = dict(parts(step.layer, step.shape))
-            if index == graph.head:
-                modules = _classifier(modules, num_classes)
-            places[step.layer] = [_place(root, block, step.name + part, m) for part, m in modules.items()]
-        nodes[step.output] = reduce(
-            lambda node, place: drawn.call_module(place, (node,)), places[step.layer], inputs[0]
-        )
+        if step.layer not in places:  # a layer that is called twice has its weights once
+            modules = parts(step.layer, step.shape)
+            kept = _classifier(modules, num_classes) if index == graph.head else modules
+            places[step.layer] = [_place(root, block, step.name + part, module) for part, module in kept.items()]
+        nodes[step.output] = _through(drawn, places[step.layer], nodes[step.values[0]])
     output = nodes[graph.output]
     if graph.head is None:
-        output = drawn.call_module(
-            _place(root, (), "predictions", _new(nn.Linear(graph.features, num_classes))), (output,)
-        )
+        predictions = _place(root, (), "predictions", _new(nn.Linear(graph.features, num_classes)))
+        output = _through(drawn, [predictions], output)
     drawn.output(output)
     return fx.GraphModule(root, drawn)
+
+
+def _through(drawn: fx.Graph, places: Sequence[str], node: fx.Node) -> fx.Node:
+    return reduce(lambda node, place: drawn.call_module(place, (node,)), places, node)
 
 
 def _functional(model: Any) -> Any:
@@ -147,13 +147,17 @@ def _walk(functional: Any, values: dict[int, str], path: tuple[str, ...], number
         for node in functional._nodes_by_depth[depth]:
             if node.is_input:
                 continue
-            layer, given, (output,) = node.operation, node.arguments.keras_tensors, node.outputs
+            layer, given, output = node.operation, node.arguments.keras_tensors, node.outputs[0]
+            if len({len(tensor.shape) for tensor in given}) != 1 or len(node.outputs) != 1:
+                raise unknown(layer)
             if inner := _functional(layer):
                 within = {id(own): values[id(tensor)] for own, tensor in zip(inner.inputs, given, strict=True)}
                 yield from _walk(inner, within, (*path, layer.name), numbers)
                 values[id(output)] = within[id(inner.outputs[0])]
                 continue
             inputs = tuple(_inputs(node.arguments.args, values))
+            if sum(isinstance(value, str) for value in inputs) != len(given):
+                raise unknown(layer)
             values[id(output)] = f"value{next(numbers)}"
             yield Step(
                 layer=layer,
@@ -185,15 +189,34 @@ def _inputs(arguments: Any, values: Mapping[int, str]) -> Iterator[str | float]:
     for argument in arguments:
         if isinstance(argument, list | tuple):
             yield from _inputs(argument, values)
-        else:
-            yield argument if isinstance(argument, int | float) else values[id(argument)]
+        elif isinstance(argument, int | float):
+            yield argument
+        elif id(argument) in values:
+            yield values[id(argument)]
 
 
-def _head(steps: Sequence[Step]) -> int | None:
-    """Return the index of the last layer that a classifier can be, if nothing but its outputs' form follows it."""
-    last = next((i for i in reversed(range(len(steps))) if steps[i].kind not in _AFTER_HEAD), None)
-    is_head = last is not None and steps[last].kind in _HEADS
-    return last if is_head and activation_of(steps[last].layer) in ("linear", *PROBABILITIES) else None
+def _head(steps: Sequence[Step], features: int) -> int | None:
+    """Return the index of the last layer if it can be a classifier, with nothing but the outputs' form behind it."""
+    last = max((i for i, step in enumerate(steps) if not _gives_form(step)), default=0)
+    layer = steps[last].layer
+    units = layer.units if steps[last].kind == "Dense" else _filters(layer) if steps[last].kind == "Conv2D" else None
+    return last if units == features and activation_of(layer) in ("linear", *PROBABILITIES) else None
+
+
+def _gives_form(step: Step) -> bool:
+    if step.kind == "Activation":
+        return activation_of(step.layer) in ("linear", *PROBABILITIES)
+    return step.kind in ("Flatten", "Reshape", "Softmax")
+
+
+def _makes_probabilities(step: Step) -> bool:
+    return step.kind == "Softmax" or activation_of(step.layer) in PROBABILITIES
+
+
+def _filters(conv: Any) -> int | None:
+    """Return the outputs of a convolution that does what a linear layer does for each pixel, or None."""
+    pointwise = set(conv.kernel_size) == {1} and set(conv.strides) == {1} and conv.groups == 1
+    return int(conv.filters) if pointwise else None
 
 
 def _classifier(modules: Mapping[str, nn.Module], num_classes: int) -> dict[str, nn.Module]:
@@ -202,9 +225,8 @@ def _classifier(modules: Mapping[str, nn.Module], num_classes: int) -> dict[str,
     if len(cast(nn.Parameter, own.weight)) == num_classes:
         return {"": own}
     if isinstance(own, nn.Conv2d):
-        return {
-            "": _new(nn.Conv2d(own.in_channels, num_classes, own.kernel_size, own.stride, bias=own.bias is not None))
-        }
+        sides = cast(tuple[int, int], own.kernel_size)
+        return {"": _new(nn.Conv2d(own.in_channels, num_classes, sides, bias=own.bias is not None))}
     linear = cast(nn.Linear, own)
     return {"": _new(type(linear)(linear.in_features, num_classes, bias=linear.bias is not None))}
 
@@ -238,11 +260,9 @@ def _blocks(steps: Sequence[Step]) -> list[tuple[str, ...]]:
     named = [_named_block(step.name) for step in steps]
     for segment in _segments(steps):
         said = [named[i] for i in segment if named[i]]
-        weighty = [i for i in segment if steps[i].kind not in _LIGHT]
-        ends_it = said[-1] if said else None
-        if len(weighty) > 1 and ends_it:
+        if said and sum(steps[i].kind not in _LIGHT for i in segment) > 1:
             for i in segment:
-                named[i] = named[i] or ends_it
+                named[i] = named[i] or said[-1]
     of_value = {step.output: name for step, name in zip(steps, named, strict=True)}
     for i, step in enumerate(steps):
         if named[i] is None and step.kind in _LIGHT and step.values[0] in of_value:
@@ -253,6 +273,8 @@ def _blocks(steps: Sequence[Step]) -> list[tuple[str, ...]]:
 def _named_block(name: str) -> str | None:
     if found := _MOBILENET.match(name):
         return f"conv_{found[1]}"
+    if found := _NASNET.search(name):
+        return f"cell_{found[1]}"
     found = _BLOCK.search(name)
     return found[1] if found else None
 
@@ -274,12 +296,8 @@ def _plain(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def _merge(function: Callable[[Any, Any], Any]) -> "_Function":
-    def draw(graph: fx.Graph, step: Step, inputs: Sequence[Any]) -> fx.Node:
-        merged = reduce(lambda left, right: graph.call_function(function, (left, right)), inputs)
-        return cast(fx.Node, merged)
-
-    return draw
+def _merge(function: Callable[[Any, Any], Any]) -> "_Merge":
+    return lambda graph, step, inputs: reduce(lambda a, b: graph.call_function(function, (a, b)), inputs)
 
 
 def _concatenate(graph: fx.Graph, step: Step, inputs: Sequence[Any]) -> fx.Node:
@@ -293,12 +311,14 @@ def _scaled_sum(graph: fx.Graph, step: Step, inputs: Sequence[Any]) -> fx.Node:
 
 
 def _average(graph: fx.Graph, step: Step, inputs: Sequence[Any]) -> fx.Node:
+    if not is_layer(step.layer):  # the function of this name takes weights
+        raise unknown(step.layer)
     total = _merge(operator.add)(graph, step, inputs)
     return graph.call_function(operator.truediv, (total, len(inputs)))
 
 
-_Function = Callable[[fx.Graph, Step, Sequence[Any]], fx.Node]
-_FUNCTIONS: Mapping[str, _Function] = {
+_Merge = Callable[[fx.Graph, Step, Sequence[Any]], fx.Node]
+_MERGES: Mapping[str, _Merge] = {
     "Add": _merge(operator.add),
     "Average": _average,
     "Concatenate": _concatenate,
@@ -310,5 +330,5 @@ _FUNCTIONS: Mapping[str, _Function] = {
     "Subtract": _merge(operator.sub),
     "TrueDivide": _merge(operator.truediv),
 }
-_LIGHT = ("Activation", "ReLU", "Dropout", "StochasticDepth", "ZeroPadding2D", *_FUNCTIONS)
+_LIGHT = ("Activation", "ReLU", "Dropout", "StochasticDepth", "ZeroPadding2D", *_MERGES)
 """Layers without weights that belong to the block of what they work on."""

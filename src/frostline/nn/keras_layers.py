@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from frostline.errors import RequestError
@@ -48,10 +48,13 @@ def parts(layer: Any, shape: Shape) -> Parts:
     Raises:
         RequestError: There is no such module here.
     """
-    convert = _CONVERTERS.get(type(layer).__name__)
-    if convert is None or getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise unknown(layer)
-    return convert(layer, shape)
+    kind = type(layer).__name__
+    if is_layer(layer) and getattr(layer, "data_format", "channels_last") == "channels_last":
+        if kind in _BY_LAYER:
+            return _BY_LAYER[kind](layer)
+        if kind in _BY_LAYER_AND_SHAPE:
+            return _BY_LAYER_AND_SHAPE[kind](layer, shape)
+    raise unknown(layer)
 
 
 def unknown(layer: Any) -> RequestError:
@@ -61,6 +64,11 @@ def unknown(layer: Any) -> RequestError:
         f"model: the layer '{layer.name}' ({kind}) of this Keras network has no counterpart in torch here; "
         "choose a network without it"
     )
+
+
+def is_layer(operation: Any) -> bool:
+    """Tell a layer from a function that a network calls, which may have the same name."""
+    return hasattr(operation, "trainable_variables")
 
 
 def axis(index: int, rank: int) -> int:
@@ -93,7 +101,7 @@ class SamePadding(nn.Module):
         for size, kernel, stride in zip(images.shape[:1:-1], self.kernel[::-1], self.stride[::-1], strict=True):
             missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             sides += [missing // 2, missing - missing // 2]
-        return F.pad(images, sides, value=self.value)
+        return functional.pad(images, sides, value=self.value)
 
     def extra_repr(self) -> str:
         """Describe the window."""
@@ -172,6 +180,9 @@ class Affine(nn.Module):
         scale: Values that broadcast against the input.
         offset: Added after scaling.
     """
+
+    scale: Tensor
+    offset: Tensor
 
     def __init__(self, scale: Tensor, offset: Tensor) -> None:
         super().__init__()
@@ -262,7 +273,7 @@ def _convolution(layer: Any, weight: Tensor, bias: Tensor | None, *, groups: int
     conv = nn.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],
-        tuple(weight.shape[2:]),
+        (weight.shape[2], weight.shape[3]),
         stride=stride,
         padding=padding or 0,
         dilation=dilation,
@@ -325,7 +336,7 @@ def _layer_norm(layer: Any, shape: Shape) -> Parts:
     return {"": _fill(norm, weight=weight, bias=_value(layer.beta) if layer.center else None)}
 
 
-def _relu(layer: Any, shape: Shape) -> Parts:
+def _relu(layer: Any) -> Parts:
     if layer.threshold:
         raise unknown(layer)
     if layer.max_value is None:
@@ -336,18 +347,18 @@ def _relu(layer: Any, shape: Shape) -> Parts:
     return {"": nn.ReLU6() if layer.max_value == 6 else nn.Hardtanh(0.0, float(layer.max_value))}
 
 
-def _max_pool(layer: Any, shape: Shape) -> Parts:
+def _max_pool(layer: Any) -> Parts:
     kernel, stride = tuple(layer.pool_size), tuple(layer.strides)
     pool = nn.MaxPool2d(kernel, stride)
     return {"": pool} if layer.padding == "valid" else {"_pad": SamePadding(kernel, stride, -torch.inf), "": pool}
 
 
-def _average_pool(layer: Any, shape: Shape) -> Parts:
+def _average_pool(layer: Any) -> Parts:
     kind = nn.AvgPool2d if layer.padding == "valid" else SameAverage
     return {"": kind(tuple(layer.pool_size), tuple(layer.strides))}
 
 
-def _dropout(layer: Any, shape: Shape) -> Parts:
+def _dropout(layer: Any) -> Parts:
     noise = getattr(layer, "noise_shape", None)
     if noise is None:
         return {"": nn.Dropout(layer.rate)}
@@ -356,18 +367,18 @@ def _dropout(layer: Any, shape: Shape) -> Parts:
     return {"": StochasticDepth(layer.rate, "row")}
 
 
-def _reshape(layer: Any, shape: Shape) -> Parts:
+def _reshape(layer: Any) -> Parts:
     # A vector takes any length: the classifier before it may have another number of classes.
     target = tuple(layer.target_shape)
     return {"": Reshape((-1,) if len(target) == 1 else target)}
 
 
-def _zero_padding(layer: Any, shape: Shape) -> Parts:
+def _zero_padding(layer: Any) -> Parts:
     (top, bottom), (left, right) = layer.padding
     return {"": nn.ZeroPad2d((left, right, top, bottom))}
 
 
-def _cropping(layer: Any, shape: Shape) -> Parts:
+def _cropping(layer: Any) -> Parts:
     (top, bottom), (left, right) = layer.cropping
     return {"": nn.ZeroPad2d((-left, -right, -top, -bottom))}
 
@@ -389,29 +400,31 @@ def _constant(values: Any, shape: Shape) -> Tensor:
     return tensor.reshape(-1, 1, 1) if tensor.numel() > 1 and len(shape) == 4 else tensor.flatten()
 
 
-_CONVERTERS: Mapping[str, Callable[[Any, Shape], Parts]] = {
-    "Activation": _activation,
+_BY_LAYER: Mapping[str, Callable[[Any], Parts]] = {
     "AveragePooling2D": _average_pool,
+    "Cropping2D": _cropping,
+    "Dropout": _dropout,
+    "Flatten": lambda layer: {"": Reshape((-1,))},
+    "GlobalAveragePooling2D": lambda layer: {"": GlobalPool(torch.mean, keepdims=layer.keepdims)},
+    "GlobalMaxPooling2D": lambda layer: {"": GlobalPool(torch.amax, keepdims=layer.keepdims)},
+    "LayerScale": lambda layer: {"": LayerScale(_value(layer.gamma))},
+    "LeakyReLU": lambda layer: {"": nn.LeakyReLU(layer.negative_slope)},
+    "MaxPooling2D": _max_pool,
+    "ReLU": _relu,
+    "Reshape": _reshape,
+    "SpatialDropout2D": lambda layer: {"": nn.Dropout2d(layer.rate)},
+    "StochasticDepth": lambda layer: {"": StochasticDepth(layer.drop_path_rate, "row")},
+    "ZeroPadding2D": _zero_padding,
+}
+_BY_LAYER_AND_SHAPE: Mapping[str, Callable[[Any, Shape], Parts]] = {
+    "Activation": _activation,
     "BatchNormalization": _batch_norm,
     "Conv2D": _conv2d,
-    "Cropping2D": _cropping,
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise,
-    "Dropout": _dropout,
-    "Flatten": lambda layer, shape: {"": Reshape((-1,))},
-    "GlobalAveragePooling2D": lambda layer, shape: {"": GlobalPool(torch.mean, keepdims=layer.keepdims)},
-    "GlobalMaxPooling2D": lambda layer, shape: {"": GlobalPool(torch.amax, keepdims=layer.keepdims)},
     "LayerNormalization": _layer_norm,
-    "LayerScale": lambda layer, shape: {"": LayerScale(_value(layer.gamma))},
-    "LeakyReLU": lambda layer, shape: {"": nn.LeakyReLU(layer.negative_slope)},
-    "MaxPooling2D": _max_pool,
     "Normalization": _normalization,
-    "ReLU": _relu,
     "Rescaling": _rescaling,
-    "Reshape": _reshape,
     "SeparableConv2D": _separable,
     "Softmax": lambda layer, shape: {"": nn.Softmax(axis(layer.axis, len(shape)))},
-    "SpatialDropout2D": lambda layer, shape: {"": nn.Dropout2d(layer.rate)},
-    "ZeroPadding2D": _zero_padding,
-    "StochasticDepth": lambda layer, shape: {"": StochasticDepth(layer.drop_path_rate, "row")},
 }
