@@ -31,6 +31,7 @@ ASKED = {
     "data=text": ["data.train=reviews.tsv"],
     "data=tokens": ["data.train=names.conll"],
     "data=corpus": ["data.train=books.txt"],
+    "model=keras": ["model.name=MobileNetV2"],
     "model=torchvision": ["model.name=resnet18"],
     "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
     "data=segmentation_folder": ["data.root=streets"],
