@@ -1,0 +1,17 @@
+"""Networks of other zoos are trained, frozen and audited like any other."""
+
+import pytest
+from workplace import FOREIGN, Workplace
+
+pytestmark = FOREIGN
+
+FREEZES = [("freeze=head",), ("freeze=last_k", "freeze.k=1")]
+
+
+@pytest.mark.parametrize("freeze", FREEZES, ids=["head", "last_k"])
+def test_what_is_frozen_of_a_network_of_timm_stays(workplace: Workplace, freeze: tuple[str, ...]) -> None:
+    model = ("model=timm", "model.name=test_resnet", "model.weights=null")
+    run = workplace.train("finetune", "data.digits=[3,4]", *model, *freeze, "data.image_size=32")
+    metrics = workplace.store.client.get_run(run).data.metrics
+    assert metrics["audit/frozen_intact"] == 1
+    assert metrics["test/accuracy"] >= 0
