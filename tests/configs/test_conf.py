@@ -24,6 +24,7 @@ ASKED = {
     "data=image_folder": ["data.root=photographs"],
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
+    "model=onnx": [f"model.file={__file__}"],
     "model=timm": ["model.name=resnet18"],
     "model=torchvision": ["model.name=resnet18"],
 }

@@ -1,6 +1,7 @@
 """Networks of other zoos are trained, frozen and audited like any other."""
 
 import pytest
+from onnx_files import export, residual
 from workplace import FOREIGN, Workplace
 
 pytestmark = FOREIGN
@@ -15,3 +16,10 @@ def test_what_is_frozen_of_a_network_of_timm_stays(workplace: Workplace, freeze:
     metrics = workplace.store.client.get_run(run).data.metrics
     assert metrics["audit/frozen_intact"] == 1
     assert metrics["test/accuracy"] >= 0
+
+
+@pytest.mark.parametrize("freeze", FREEZES, ids=["head", "last_k"])
+def test_what_is_frozen_of_a_model_of_onnx_stays(workplace: Workplace, freeze: tuple[str, ...]) -> None:
+    path = export(residual(), workplace.folder / "model.onnx")
+    run = workplace.train("finetune", "data.digits=[3,4]", "model=onnx", f"model.file={path}", *freeze)
+    assert workplace.store.client.get_run(run).data.metrics["audit/frozen_intact"] == 1

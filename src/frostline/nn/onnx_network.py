@@ -7,11 +7,11 @@ transformer's layer) belongs to the one before it.
 """
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from frostline.errors import RequestError
 from frostline.nn.onnx_file import onnx_library
@@ -78,9 +78,28 @@ class Owning(nn.Module):
         self.register_parameter(name, nn.Parameter(operand.clone()))
 
     def forward(self, *operands: Any) -> Tensor:
-        """Put the stored operand among the others, and compute."""
-        result: Tensor = self.operator(*operands[: self.index], getattr(self, self.name), *operands[self.index :])
+        """Put the stored operand among the others, one that is joined to every image once for each, and compute."""
+        operand = getattr(self, self.name)
+        if type(self.operator).__name__ == "OnnxConcat" and len(operand) == 1 and operand.ndim == operands[0].ndim:
+            operand = operand.expand(len(operands[0]), *operand.shape[1:])
+        result: Tensor = self.operator(*operands[: self.index], operand, *operands[self.index :])
         return result
+
+
+class Reshape(nn.Module):
+    """A reshape to a stored shape, one dimension of it free.
+
+    Args:
+        shape: The free dimension is -1.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Reshape values."""
+        return values.reshape(self.shape)
 
 
 def imported(model: Any, example: Tensor, source: object) -> Imported:
@@ -100,8 +119,9 @@ def imported(model: Any, example: Tensor, source: object) -> Imported:
         raise RequestError(f"model.file: {source} cannot be made trainable by onnx2torch ({error})") from error
     _own_weights(graph)
     _drop_scores(graph)
-    ShapeProp(graph.eval()).propagate(example)
-    _free_batch(graph)
+    _mend_norms(graph)
+    with torch.no_grad():
+        _follow_or_refuse(graph.eval(), example, source)
     _sweep(graph)
     head = _head(graph, source)
     names = _tree(graph)
@@ -110,6 +130,22 @@ def imported(model: Any, example: Tensor, source: object) -> Imported:
     _refuse_fixed(network, example, source)
     network.train()
     return network
+
+
+def _mend_norms(graph: fx.GraphModule) -> None:
+    """Give layer normalisation the shape of its weights: onnx2torch reads it off shapes that may be unknown."""
+    for module in graph.modules():
+        if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+            module.normalized_shape = tuple(module.weight.shape)
+
+
+def _follow_or_refuse(graph: fx.GraphModule, example: Tensor, source: object) -> None:
+    try:
+        _follow(graph, example)
+    except (RuntimeError, IndexError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        problem = f"does not run with more images than the {len(example)} of its export ({reason})"
+        raise RequestError(f"model.file: {source} {problem}; export it with a free (dynamic) batch size") from error
 
 
 def _own_weights(graph: fx.GraphModule) -> None:
@@ -179,22 +215,44 @@ def _drop_scores(graph: fx.GraphModule) -> None:
         output.args = (last.args[0],)
 
 
-def _free_batch(graph: fx.GraphModule) -> None:
-    """Let reshapes that name the batch size of the export take any."""
+def _follow(graph: fx.GraphModule, example: Tensor) -> None:
+    """Run the graph with two batch sizes side by side, note shapes, and let reshapes take any batch size.
+
+    A reshape that was stored with the batch size of the export gets the dimension free that the images of the batch lie
+    in: the one that as many places lead to as to the batch before it.
+    """
+    computed = _computed(graph)
+    exported, larger = dict[fx.Node, Any](), dict[fx.Node, Any]()
     for node in graph.graph.nodes:
-        if type(_module(graph, node)).__name__ != "OnnxReshape" or not isinstance(node.args[1], fx.Node):
-            continue
-        before, after = _shape(node.args[0]), _shape(node)
-        if before and after and before[0] == after[0]:
-            graph.add_submodule(node.target, nn.Flatten() if len(after) == 2 else nn.Unflatten(1, after[1:]))
-            if len(after) > 2 and len(before) > 2:
-                graph.add_submodule(node.target, nn.Sequential(nn.Flatten(), nn.Unflatten(1, after[1:])))
-            node.args = node.args[:1]
+        if node.op == "output":
+            break
+        exported[node] = _value(graph, node, exported, example)
+        if type(_module(graph, node)).__name__ == "OnnxReshape" and computed.isdisjoint(node.all_input_nodes[1:]):
+            _free(graph, node, exported, larger)
+        larger[node] = _value(graph, node, larger, torch.cat([example, example[:1]]))
+        if isinstance(exported[node], Tensor):
+            node.meta |= {"shape": tuple(exported[node].shape), "dtype": exported[node].dtype}
 
 
-def _shape(node: Any) -> tuple[int, ...]:
-    meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
-    return tuple(getattr(meta, "shape", ()))
+def _value(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any], images: Tensor) -> Any:
+    if node.op == "placeholder":
+        return images
+    if node.op == "get_attr":
+        return _attribute(graph, node)
+    args, kwargs = (fx.node.map_arg(each, known.__getitem__) for each in (node.args, node.kwargs))
+    return node.target(*args) if callable(node.target) else graph.get_submodule(str(node.target))(*args, **kwargs)
+
+
+def _free(graph: fx.GraphModule, node: fx.Node, exported: dict[fx.Node, Any], larger: dict[fx.Node, Any]) -> None:
+    before, after = exported[node.args[0]].shape, list(exported[node].shape)
+    changed = [at for at, (few, more) in enumerate(zip(before, larger[node.args[0]].shape, strict=True)) if few != more]
+    batch = changed[0] if changed else 0
+    places = prod(before[:batch])
+    free = next((at for at in range(len(after)) if prod(after[:at]) == places), None)
+    if free is not None:
+        after[free] = -1
+        graph.add_submodule(str(node.target), Reshape(after))
+        node.args = node.args[:1]
 
 
 def _sweep(graph: fx.GraphModule) -> None:
@@ -228,7 +286,7 @@ def _tree(graph: fx.GraphModule) -> dict[fx.Node, str]:
     names: dict[fx.Node, str] = {}
     part, resolution = -1, None
     for number, block in enumerate(_blocks(graph)):
-        if _resolution(block[-1]) != resolution:
+        if part < 0 or (_learns(graph, block) and _resolution(block[-1]) != resolution):
             part, resolution = part + 1, _resolution(block[-1])
         owners = [node for node in block if node.op == "call_module"]
         for node in owners:
@@ -240,8 +298,14 @@ def _tree(graph: fx.GraphModule) -> dict[fx.Node, str]:
     return names
 
 
+def _learns(graph: fx.GraphModule, block: Sequence[fx.Node]) -> bool:
+    """Tell whether a block has weights beside tokens and position tables, which belong to what they are joined to."""
+    modules = (_module(graph, node) for node in block if any(True for _ in _parameters(graph, node)))
+    return not all(isinstance(module, Owning) and module.name in ("token", "position") for module in modules)
+
+
 def _resolution(node: fx.Node) -> object:
-    shape = _shape(node)
+    shape: tuple[int, ...] = node.meta.get("shape", ())
     return shape[2:] if len(shape) == 4 else len(shape)
 
 
@@ -285,8 +349,7 @@ def _computed(graph: fx.GraphModule) -> set[fx.Node]:
 
 
 def _is_floating(node: fx.Node) -> bool:
-    dtype = getattr(node.meta.get("tensor_meta"), "dtype", None)
-    return dtype is None or bool(dtype.is_floating_point)
+    return "dtype" not in node.meta or bool(node.meta["dtype"].is_floating_point)
 
 
 def _is_residual(graph: fx.GraphModule, block: Sequence[fx.Node]) -> bool:
