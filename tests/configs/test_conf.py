@@ -32,6 +32,8 @@ ASKED = {
     "data=tokens": ["data.train=names.conll"],
     "data=corpus": ["data.train=books.txt"],
     "model=keras": ["model.name=MobileNetV2"],
+    "model=onnx": [f"model.file={__file__}"],
+    "model=timm": ["model.name=resnet18"],
     "model=torchvision": ["model.name=resnet18"],
     "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
     "data=segmentation_folder": ["data.root=streets"],
