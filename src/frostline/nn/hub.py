@@ -52,7 +52,7 @@ def member(family: str, config: Any, *, name: str, task: str) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
-def built(kind: Any, config: Any, *, name: str, pretrained: bool, may_be_new: Callable[[str], bool]) -> nn.Module:
+def built(kind: Any, config: Any, *, name: str, pretrained: bool) -> tuple[nn.Module, set[str]]:
     """Build a network and, where that is asked for, fill it with its weights.
 
     Args:
@@ -60,14 +60,15 @@ def built(kind: Any, config: Any, *, name: str, pretrained: bool, may_be_new: Ca
         config: Its configuration.
         name: Where the weights are.
         pretrained: Whether to take them.
-        may_be_new: Tells of a parameter's name whether the weights may lack it.
+
+    Returns:
+        The network, and the names of the parameters that the weights lack.
 
     Raises:
-        WeightsError: The weights lack more than that, or cannot be read.
+        WeightsError: The weights cannot be read.
     """
     if not pretrained:
-        network: nn.Module = kind._from_config(config, dtype=torch.float32)
-        return network
+        return kind._from_config(config, dtype=torch.float32), set()
     with one_sentence("model.name", name):
         network, told = kind.from_pretrained(
             name,
@@ -77,14 +78,21 @@ def built(kind: Any, config: Any, *, name: str, pretrained: bool, may_be_new: Ca
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    drawn = {*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}
+    return network, {*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}
+
+
+def refuse_incomplete(name: str, drawn: set[str], *, may_be_new: Callable[[str], bool]) -> None:
+    """Refuse weights that lack parameters of other names than may be new.
+
+    Raises:
+        WeightsError: They do; one is named.
+    """
     if body := sorted(each for each in drawn if not may_be_new(each)):
         more = f" and {len(body) - 1} more" if len(body) > 1 else ""
         raise WeightsError(
             f"model.name={name}: its weights have no value for '{body[0]}'{more}; choose weights of this network, or "
             "model.pretrained=false for new ones"
         )
-    return network
 
 
 @contextmanager
@@ -101,9 +109,9 @@ def one_sentence(key: str, name: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise WeightsError(
-            f"{key}={name}: cannot be read ({reason}); put the configuration, model.safetensors and what else is in "
-            f"https://huggingface.co/{name} into a folder and name that, or fetch them into $HF_HOME where there is a "
-            "network"
+            f"{key}={name}: cannot be read ({reason}); put config.json, model.safetensors and the tokenizer's files or "
+            f"preprocessor_config.json of https://huggingface.co/{name} into a folder and name that, or fetch them "
+            "into $HF_HOME where there is a network"
         ) from error
     finally:
         logging.set_verbosity(level)

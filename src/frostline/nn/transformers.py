@@ -1,17 +1,16 @@
 """Networks for text from transformers: any encoder or decoder of its hub, of a local folder, or new by its kind."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from frostline.errors import RequestError, WeightsError
+from frostline.errors import RequestError
+from frostline.nn import hub
 from frostline.nn.extras import library
 from frostline.nn.stages import is_norm
 from frostline.nn.text_input import TextInput
@@ -75,21 +74,11 @@ class Transformer:
         Raises:
             WeightsError: The weights lack more than the head, or cannot be read.
         """
-        kind, config = self._kind, self._config_for(num_classes)
-        if not self.pretrained:
-            return Logits(kind._from_config(config, dtype=torch.float32))
-        with _one_sentence("model.name", self.name):
-            found, told = kind.from_pretrained(
-                self.name,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+        config = self._config_for(num_classes)
+        found, drawn = hub.built(self._kind, config, name=self.name, pretrained=self.pretrained)
         network = Logits(found)
-        drawn = {*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}
-        _refuse_incomplete(network, drawn, self.name)
+        heads = tuple(f"{each.removeprefix('model.')}." for each in network.head_modules)
+        hub.refuse_incomplete(self.name, drawn, may_be_new=lambda parameter: parameter.startswith(heads))
         return network
 
     def _refuse_another_vocabulary(self, tokens: int) -> None:
@@ -112,30 +101,16 @@ class Transformer:
     @cached_property
     def _kind(self) -> Any:
         """The network's class."""
-        mapping = getattr(library("transformers", extra="text"), self.family)._model_mapping
-        if type(self._config) not in mapping:
-            kind = self._config.model_type
-            raise RequestError(
-                f"model.name={self.name}: transformers has no {kind} for {self.tasks[0]}; choose another"
-            )
-        found = mapping[type(self._config)]
-        return found[0] if isinstance(found, tuple) else found
+        return hub.member(self.family, self._config, name=self.name, task=self.tasks[0])
 
     @property
     def _is_a_kind(self) -> bool:
-        return not self.pretrained and self.name in library("transformers", extra="text").CONFIG_MAPPING
+        return not self.pretrained and hub.is_a_kind(self.name)
 
     @cached_property
     def _config(self) -> Any:
-        configs = library("transformers", extra="text").AutoConfig
-        read = configs.for_model if self._is_a_kind else configs.from_pretrained
         own = {"vocab_size": len(self._tokenizer[0])} if self._is_a_kind else {}
-        with _one_sentence("model.name", self.name):
-            plain = read(self.name)
-            for name in self.config:
-                if not hasattr(plain, name):
-                    raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
-            return read(self.name, **{**own, **self.config})  # anew: some entries follow from others
+        return hub.configuration(self.name, self.config, new=not self.pretrained, own=own)
 
     @cached_property
     def _tokenizer(self) -> tuple[Any, str]:
@@ -143,7 +118,7 @@ class Transformer:
         if self.tokenizer is None and self._is_a_kind:
             raise RequestError(f"model.tokenizer: '{self.name}' alone has none; name the folder or the id of one")
         name, key = (self.name, "model.name") if self.tokenizer is None else (self.tokenizer, "model.tokenizer")
-        with _one_sentence(key, name):
+        with hub.one_sentence(key, name):
             read = library("transformers", extra="text").AutoTokenizer.from_pretrained(name, padding_side="right")
         if not read.is_fast:
             raise RequestError(f"{key}={name}: has no tokenizer.json, which says where each token begins; add one")
@@ -265,37 +240,3 @@ def _once(name: str) -> bool:
 def _positions(config: Any, pad: int) -> int:
     rows = int(getattr(config, "max_position_embeddings", None) or LONGEST)
     return rows - pad - 1 if config.model_type in _PADDED_TABLES else rows
-
-
-def _refuse_incomplete(network: Logits, drawn: set[str], name: str) -> None:
-    prefixes = tuple(f"{each.removeprefix('model.')}." for each in network.head_modules)
-    if body := sorted(key for key in drawn if not key.startswith(prefixes)):
-        more = f" and {len(body) - 1} more" if len(body) > 1 else ""
-        raise WeightsError(
-            f"model.name={name}: its weights have no value for '{body[0]}'{more}; choose weights of this network, or "
-            "model.pretrained=false for new ones"
-        )
-
-
-@contextmanager
-def _one_sentence(key: str, name: str) -> Iterator[None]:
-    """Silence what transformers says of a new head, and say in one sentence what it could not find."""
-    logging = library("transformers", extra="text").utils.logging
-    level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except RequestError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        files = "config.json, model.safetensors and the tokenizer's files"
-        raise WeightsError(
-            f"{key}={name}: cannot be read ({reason}); put {files} of https://huggingface.co/{name} into a folder "
-            "and name that, or fetch them into $HF_HOME where there is a network"
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-        if shows:
-            logging.enable_progress_bar()

@@ -59,15 +59,9 @@ class TransformersSegmenter:
         """
         config = deepcopy(self._config)
         config.num_labels = num_classes
-        return _Upsampled(
-            hub.built(
-                self._kind,
-                config,
-                name=self.name,
-                pretrained=self.pretrained,
-                may_be_new=lambda parameter: parameter.startswith(_HEADS),
-            )
-        )
+        network, drawn = hub.built(self._kind, config, name=self.name, pretrained=self.pretrained)
+        hub.refuse_incomplete(self.name, drawn, may_be_new=lambda parameter: parameter.startswith(_HEADS))
+        return _Upsampled(network)
 
     @cached_property
     def _config(self) -> Any:
