@@ -80,9 +80,7 @@ def residual() -> nn.Sequential:
 def convolved() -> nn.Sequential:
     """Ends in a convolution of size 1 and a softmax, as SqueezeNet does."""
     body = [layer for width in (3, 8, 8, 8, 8) for layer in (nn.Conv2d(width, 8, 3, padding=1), nn.ReLU())]
-    return nn.Sequential(
-        *body, nn.Dropout(), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1)
-    )
+    return nn.Sequential(*body, nn.Dropout(), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1))
 
 
 def export(network: nn.Module, path: Path, *, free: bool = False, folded: bool = False, size: int = 32) -> Path:
@@ -111,7 +109,7 @@ def write(path: Path, *nodes: tuple[str, list[str], list[str]], shape=(1, 3, 4, 
             [helper.make_node(kind, inputs, outputs, name=outputs[0]) for kind, inputs, outputs in nodes],
             "written",
             [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ("n", "k"))],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
         ),
         opset_imports=[helper.make_opsetid("", 13)],

@@ -102,6 +102,22 @@ class Reshape(nn.Module):
         return values.reshape(self.shape)
 
 
+class Slice(nn.Module):
+    """Parts of a tensor along some axes, as ONNX counts them."""
+
+    def forward(
+        self, values: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
+    ) -> Tensor:
+        """Cut values from start to end, an axis after the other, backwards where a step is negative."""
+        dimensions = range(len(starts)) if axes is None else axes.tolist()
+        strides = [1] * len(starts) if steps is None else steps.tolist()
+        for start, end, axis, step in zip(starts.tolist(), ends.tolist(), dimensions, strides, strict=True):
+            values = values.flip(axis) if step < 0 else values
+            part = slice(-start - 1, -end - 1, -step) if step < 0 else slice(start, end, step)
+            values = values[(slice(None),) * (axis % values.ndim) + (part,)]
+        return values
+
+
 def imported(model: Any, example: Tensor, source: object) -> Imported:
     """Turn a checked model into a trainable network.
 
@@ -117,9 +133,11 @@ def imported(model: Any, example: Tensor, source: object) -> Imported:
         graph = onnx_library("onnx2torch").convert(model)
     except (NotImplementedError, KeyError, ValueError, RuntimeError) as error:
         raise RequestError(f"model.file: {source} cannot be made trainable by onnx2torch ({error})") from error
+    with torch.no_grad():
+        _fold(graph)
     _own_weights(graph)
     _drop_scores(graph)
-    _mend_norms(graph)
+    _mend(graph)
     with torch.no_grad():
         _follow_or_refuse(graph.eval(), example, source)
     _sweep(graph)
@@ -132,11 +150,13 @@ def imported(model: Any, example: Tensor, source: object) -> Imported:
     return network
 
 
-def _mend_norms(graph: fx.GraphModule) -> None:
-    """Give layer normalisation the shape of its weights: onnx2torch reads it off shapes that may be unknown."""
-    for module in graph.modules():
+def _mend(graph: fx.GraphModule) -> None:
+    """Put right what onnx2torch reads off shapes that may be unknown, and what torch no longer does as it asks."""
+    for name, module in list(graph.named_modules()):
         if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
             module.normalized_shape = tuple(module.weight.shape)
+        elif type(module).__name__ == "OnnxSlice":
+            graph.add_submodule(name, Slice())
 
 
 def _follow_or_refuse(graph: fx.GraphModule, example: Tensor, source: object) -> None:
@@ -146,6 +166,22 @@ def _follow_or_refuse(graph: fx.GraphModule, example: Tensor, source: object) ->
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         problem = f"does not run with more images than the {len(example)} of its export ({reason})"
         raise RequestError(f"model.file: {source} {problem}; export it with a free (dynamic) batch size") from error
+
+
+def _fold(graph: fx.GraphModule) -> None:
+    """Do once what the model does to stored tensors alone: exporters transpose weights in each pass."""
+    computed, known = _computed(graph), dict[fx.Node, Any]()
+    for node in list(graph.graph.nodes):
+        if node in computed or node.op == "output":
+            continue
+        known[node] = _value(graph, node, known, torch.empty(0))
+        if node.op == "call_module" and any(each.op == "get_attr" for each in node.all_input_nodes):
+            name = f"folded_{len(known)}"
+            graph.get_submodule("initializers").register_buffer(name, known[node].contiguous())
+            with graph.graph.inserting_before(node):
+                stored = graph.graph.get_attr(f"initializers.{name}")
+            known[stored] = known[node]
+            node.replace_all_uses_with(stored)
 
 
 def _own_weights(graph: fx.GraphModule) -> None:
@@ -313,12 +349,18 @@ def _blocks(graph: fx.GraphModule) -> list[list[fx.Node]]:
     """Cut where one tensor carries everything, and join what a residual block of channels alone belongs to."""
     blocks: list[list[fx.Node]] = []
     for block in _between_narrows(graph):
-        if blocks and _is_residual(graph, block) and not _mixes(graph, block) and _mixes(graph, blocks[-1]):
-            if _is_residual(graph, blocks[-1]) and _resolution(block[-1]) == _resolution(blocks[-1][-1]):
-                blocks[-1] += block
-                continue
-        blocks.append(block)
+        if blocks and _completes(graph, block, blocks[-1]):
+            blocks[-1] += block
+        else:
+            blocks.append(block)
     return blocks
+
+
+def _completes(graph: fx.GraphModule, block: Sequence[fx.Node], before: Sequence[fx.Node]) -> bool:
+    """Tell whether two residual blocks are the halves of a transformer's layer: places first, channels then."""
+    both_residual = _is_residual(graph, block) and _is_residual(graph, before)
+    of_one_size = _resolution(block[-1]) == _resolution(before[-1])
+    return both_residual and of_one_size and _mixes(graph, before) and not _mixes(graph, block)
 
 
 def _between_narrows(graph: fx.GraphModule) -> Iterator[list[fx.Node]]:

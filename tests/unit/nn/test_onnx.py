@@ -119,7 +119,9 @@ def cut(path: Path) -> list[int]:
 
 def test_a_stage_is_a_residual_block_and_not_a_convolution(tmp_path):
     network = residual()
-    expected = [sum(p.numel() for p in block.parameters()) for block in network if any(True for _ in block.parameters())]
+    expected = [
+        sum(p.numel() for p in block.parameters()) for block in network if any(True for _ in block.parameters())
+    ]
     assert cut(export(network, tmp_path / "model.onnx")) == expected
 
 
@@ -138,6 +140,19 @@ def test_what_stays_constant_is_named(tmp_path):
     network = Onnx(file=str(path)).network(2)
     assert len(network.constants) == 1
     assert len(list(network.parameters())) == 2
+
+
+def test_slices_are_those_of_onnx(tmp_path):
+    cut_ = {"starts": [-1, 1], "ends": [-5, 99], "axes": [3, 2], "steps": [-2, 1]}
+    cut_ = {name: np.asarray(values) for name, values in cut_.items()}
+    path = write(
+        tmp_path / "written.onnx",
+        ("Slice", ["images", *cut_], ["part"]), ("Flatten", ["part"], ["flat"]),
+        ("MatMul", ["flat", "weight"], ["scores"]),
+        weight=np.random.default_rng(0).normal(size=(18, 2)).astype(np.float32), **cut_,
+    )  # fmt: skip
+    images = torch.randn(3, 3, 4, 4)
+    torch.testing.assert_close(Onnx(file=str(path)).network(2).eval()(images), reference(path, images))
 
 
 def linear_file(tmp_path, *nodes, source: str = "images", **weights) -> Path:
@@ -195,9 +210,9 @@ def test_a_truncated_file_is_refused(tmp_path, share):
 
 
 def test_operators_that_cannot_train_are_named(tmp_path):
-    path = linear_file(tmp_path, ("Bernoulli", ["images"], ["odd"]), ("Det", ["odd"], ["other"]), source="odd")
+    path = linear_file(tmp_path, ("Hardmax", ["images"], ["odd"]), ("Det", ["odd"], ["other"]), source="odd")
     assert message(RequestError, path).startswith(
-        f"model.file: {path} has operators that onnx2torch cannot make trainable (Bernoulli, Det of operator set 13); "
+        f"model.file: {path} has operators that onnx2torch cannot make trainable (Det, Hardmax of operator set 13); "
     )
 
 
