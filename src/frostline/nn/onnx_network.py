@@ -16,7 +16,13 @@ from torch import Tensor, fx, nn
 from frostline.errors import RequestError
 from frostline.nn.onnx_file import onnx_library
 
-_LEARNED = {"OnnxConcat": "token", "OnnxExpand": "token", "OnnxMatMul": "weight", "OnnxGemm": "weight"}
+_LEARNED = {
+    "OnnxConcat": "token",
+    "OnnxExpand": "token",
+    "OnnxMatMul": "weight",
+    "OnnxGemm": "weight",
+    "OnnxPReLU": "weight",
+}
 """Operators beside products and sums whose stored operands networks learn, and what these are."""
 
 _SCORES = ("Softmax", "LogSoftmax", "OnnxSoftmaxV1V11", "OnnxSoftmax", "OnnxLogSoftmax", "OnnxLogSoftmaxV1V11")
@@ -47,7 +53,7 @@ class Imported(nn.Module):
     @property
     def classes(self) -> int:
         """Classes that the head tells apart."""
-        head = self.get_submodule(self.head_modules[0])
+        head: Any = self.get_submodule(self.head_modules[0])
         return int(head.out_features if isinstance(head, nn.Linear) else head.out_channels)
 
     def renew_head(self, num_classes: int) -> None:
@@ -193,7 +199,7 @@ def _own_weights(graph: fx.GraphModule) -> None:
         operator, operand = _module(graph, node), _attribute(graph, node.args[index])
         if type(operator).__name__ == "OnnxMatMul" and index == 1 and operand.ndim == 2:
             _make_linear(graph, node, operand)
-        elif name := _name(operator, operand):
+        elif operator is not None and (name := _name(operator, operand)):
             node.args = (*node.args[:index], *node.args[index + 1 :])
             graph.add_submodule(node.target, Owning(operator, operand, index, name))
 
@@ -205,7 +211,7 @@ def _make_linear(graph: fx.GraphModule, node: fx.Node, weight: Tensor) -> None:
     bias = _attribute(graph, stored[0]) if stored and _operation(graph, after) == "add" else None
     if bias is not None and bias.shape != weight.shape[1:]:
         bias = None
-    linear = nn.Linear(*weight.shape, bias=bias is not None)
+    linear = nn.Linear(weight.shape[0], weight.shape[1], bias=bias is not None)
     linear.weight.data = weight.T.contiguous()
     if bias is not None and after is not None:
         linear.bias.data = bias.clone()
@@ -222,7 +228,7 @@ def _is_learned(graph: fx.GraphModule, node: fx.Node, value: Any) -> bool:
     return tensor.is_floating_point() and tensor.numel() > 1
 
 
-def _name(operator: nn.Module, operand: Tensor) -> str:
+def _name(operator: nn.Module | None, operand: Tensor) -> str:
     """Return what a stored operand is called, or nothing where it is a constant."""
     function = getattr(operator, "math_op_function", None)
     if function is torch.add:
@@ -275,13 +281,15 @@ def _value(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any], imag
         return images
     if node.op == "get_attr":
         return _attribute(graph, node)
-    args, kwargs = (fx.node.map_arg(each, known.__getitem__) for each in (node.args, node.kwargs))
+    args: Any = fx.node.map_arg(node.args, known.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, known.__getitem__)
     return node.target(*args) if callable(node.target) else graph.get_submodule(str(node.target))(*args, **kwargs)
 
 
 def _free(graph: fx.GraphModule, node: fx.Node, exported: dict[fx.Node, Any], larger: dict[fx.Node, Any]) -> None:
-    before, after = exported[node.args[0]].shape, list(exported[node].shape)
-    changed = [at for at, (few, more) in enumerate(zip(before, larger[node.args[0]].shape, strict=True)) if few != more]
+    values: Any = node.args[0]
+    before, after = exported[values].shape, list(exported[node].shape)
+    changed = [at for at, (few, more) in enumerate(zip(before, larger[values].shape, strict=True)) if few != more]
     batch = changed[0] if changed else 0
     places = prod(before[:batch])
     free = next((at for at in range(len(after)) if prod(after[:at]) == places), None)
@@ -302,7 +310,9 @@ def _sweep(graph: fx.GraphModule) -> None:
 
 def _head(graph: fx.GraphModule, source: object) -> fx.Node:
     """Return the last layer with weights, which must be linear."""
-    owners = [n for n in graph.graph.nodes if n.op == "call_module" and any(True for _ in _parameters(graph, n))]
+    owners: list[fx.Node] = [
+        n for n in graph.graph.nodes if n.op == "call_module" and any(True for _ in _parameters(graph, n))
+    ]
     last = _module(graph, owners[-1]) if owners else None
     if isinstance(last, nn.Linear) or (isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1)):
         return owners[-1]
