@@ -102,7 +102,14 @@ def export(network: nn.Module, path: Path, *, free: bool = False, folded: bool =
     return path
 
 
-def write(path: Path, *nodes: tuple[str, list[str], list[str]], shape=(1, 3, 4, 4), external: bool = False, **weights):
+def write(
+    path: Path,
+    *nodes: tuple[str, list[str], list[str]],
+    shape=(1, 3, 4, 4),
+    external: bool = False,
+    opset: int = 13,
+    **weights,
+):
     """Write a model by hand: from `images` to `scores`, with weights by name."""
     model = helper.make_model(
         helper.make_graph(
@@ -112,7 +119,7 @@ def write(path: Path, *nodes: tuple[str, list[str], list[str]], shape=(1, 3, 4, 
             [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ("n", "k"))],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
         ),
-        opset_imports=[helper.make_opsetid("", 13)],
+        opset_imports=[helper.make_opsetid("", opset)],
         ir_version=8,
     )
     save_model(model, str(path), save_as_external_data=external, location="weights.bin", size_threshold=0)

@@ -142,6 +142,21 @@ def test_what_stays_constant_is_named(tmp_path):
     assert len(list(network.parameters())) == 2
 
 
+def test_models_of_old_operator_sets_are_raised(tmp_path):
+    draw = np.random.default_rng(0)
+    norm = {name: draw.uniform(0.5, 2, 3).astype(np.float32) for name in ("scale", "shift", "mean", "variance")}
+    path = write(
+        tmp_path / "written.onnx",
+        ("BatchNormalization", ["images", *norm], ["normed"]), ("Flatten", ["normed"], ["flat"]),
+        ("Gemm", ["flat", "weight", "bias"], ["scores"]),
+        opset=8, weight=draw.normal(size=(48, 2)).astype(np.float32), bias=np.ones(2, np.float32), **norm,
+    )  # fmt: skip
+    images = torch.randn(3, 3, 4, 4)
+    network = Onnx(file=str(path)).network(2)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == 1
+    torch.testing.assert_close(network.eval()(images), reference(path, images), atol=1e-4, rtol=1e-4)
+
+
 def test_slices_are_those_of_onnx(tmp_path):
     cut_ = {"starts": [-1, 1], "ends": [-5, 99], "axes": [3, 2], "steps": [-2, 1]}
     cut_ = {name: np.asarray(values) for name, values in cut_.items()}
