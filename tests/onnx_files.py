@@ -102,17 +102,24 @@ def export(network: nn.Module, path: Path, *, free: bool = False, folded: bool =
     return path
 
 
-def write(path: Path, *nodes: tuple[str, list[str], list[str]], shape=(1, 3, 4, 4), external: bool = False, **weights):
+def write(
+    path: Path,
+    *nodes: tuple[str, list[str], list[str]],
+    shape=(1, 3, 4, 4),
+    external: bool = False,
+    opset: int = 13,
+    **weights,
+):
     """Write a model by hand: from `images` to `scores`, with weights by name."""
     model = helper.make_model(
         helper.make_graph(
             [helper.make_node(kind, inputs, outputs, name=outputs[0]) for kind, inputs, outputs in nodes],
             "written",
             [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ("n", "k"))],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
         ),
-        opset_imports=[helper.make_opsetid("", 13)],
+        opset_imports=[helper.make_opsetid("", opset)],
         ir_version=8,
     )
     save_model(model, str(path), save_as_external_data=external, location="weights.bin", size_threshold=0)

@@ -16,7 +16,13 @@ from torch import Tensor, fx, nn
 from frostline.errors import RequestError
 from frostline.nn.onnx_file import onnx_library
 
-_LEARNED = {"OnnxConcat": "token", "OnnxExpand": "token", "OnnxMatMul": "weight", "OnnxGemm": "weight"}
+_LEARNED = {
+    "OnnxConcat": "token",
+    "OnnxExpand": "token",
+    "OnnxMatMul": "weight",
+    "OnnxGemm": "weight",
+    "OnnxPReLU": "weight",
+}
 """Operators beside products and sums whose stored operands networks learn, and what these are."""
 
 _SCORES = ("Softmax", "LogSoftmax", "OnnxSoftmaxV1V11", "OnnxSoftmax", "OnnxLogSoftmax", "OnnxLogSoftmaxV1V11")
@@ -47,7 +53,7 @@ class Imported(nn.Module):
     @property
     def classes(self) -> int:
         """Classes that the head tells apart."""
-        head = self.get_submodule(self.head_modules[0])
+        head: Any = self.get_submodule(self.head_modules[0])
         return int(head.out_features if isinstance(head, nn.Linear) else head.out_channels)
 
     def renew_head(self, num_classes: int) -> None:
@@ -102,6 +108,22 @@ class Reshape(nn.Module):
         return values.reshape(self.shape)
 
 
+class Slice(nn.Module):
+    """Parts of a tensor along some axes, as ONNX counts them."""
+
+    def forward(
+        self, values: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
+    ) -> Tensor:
+        """Cut values from start to end, an axis after the other, backwards where a step is negative."""
+        dimensions = range(len(starts)) if axes is None else axes.tolist()
+        strides = [1] * len(starts) if steps is None else steps.tolist()
+        for start, end, axis, step in zip(starts.tolist(), ends.tolist(), dimensions, strides, strict=True):
+            values = values.flip(axis) if step < 0 else values
+            part = slice(-start - 1, -end - 1, -step) if step < 0 else slice(start, end, step)
+            values = values[(slice(None),) * (axis % values.ndim) + (part,)]
+        return values
+
+
 def imported(model: Any, example: Tensor, source: object) -> Imported:
     """Turn a checked model into a trainable network.
 
@@ -117,9 +139,11 @@ def imported(model: Any, example: Tensor, source: object) -> Imported:
         graph = onnx_library("onnx2torch").convert(model)
     except (NotImplementedError, KeyError, ValueError, RuntimeError) as error:
         raise RequestError(f"model.file: {source} cannot be made trainable by onnx2torch ({error})") from error
+    with torch.no_grad():
+        _fold(graph)
     _own_weights(graph)
     _drop_scores(graph)
-    _mend_norms(graph)
+    _mend(graph)
     with torch.no_grad():
         _follow_or_refuse(graph.eval(), example, source)
     _sweep(graph)
@@ -132,11 +156,13 @@ def imported(model: Any, example: Tensor, source: object) -> Imported:
     return network
 
 
-def _mend_norms(graph: fx.GraphModule) -> None:
-    """Give layer normalisation the shape of its weights: onnx2torch reads it off shapes that may be unknown."""
-    for module in graph.modules():
+def _mend(graph: fx.GraphModule) -> None:
+    """Put right what onnx2torch reads off shapes that may be unknown, and what torch no longer does as it asks."""
+    for name, module in list(graph.named_modules()):
         if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
             module.normalized_shape = tuple(module.weight.shape)
+        elif type(module).__name__ == "OnnxSlice":
+            graph.add_submodule(name, Slice())
 
 
 def _follow_or_refuse(graph: fx.GraphModule, example: Tensor, source: object) -> None:
@@ -148,6 +174,22 @@ def _follow_or_refuse(graph: fx.GraphModule, example: Tensor, source: object) ->
         raise RequestError(f"model.file: {source} {problem}; export it with a free (dynamic) batch size") from error
 
 
+def _fold(graph: fx.GraphModule) -> None:
+    """Do once what the model does to stored tensors alone: exporters transpose weights in each pass."""
+    computed, known = _computed(graph), dict[fx.Node, Any]()
+    for node in list(graph.graph.nodes):
+        if node in computed or node.op == "output":
+            continue
+        known[node] = _value(graph, node, known, torch.empty(0))
+        if node.op == "call_module" and any(each.op == "get_attr" for each in node.all_input_nodes):
+            name = f"folded_{len(known)}"
+            graph.get_submodule("initializers").register_buffer(name, known[node].contiguous())
+            with graph.graph.inserting_before(node):
+                stored = graph.graph.get_attr(f"initializers.{name}")
+            known[stored] = known[node]
+            node.replace_all_uses_with(stored)
+
+
 def _own_weights(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         stored = [index for index, value in enumerate(node.args) if _is_learned(graph, node, value)]
@@ -157,7 +199,7 @@ def _own_weights(graph: fx.GraphModule) -> None:
         operator, operand = _module(graph, node), _attribute(graph, node.args[index])
         if type(operator).__name__ == "OnnxMatMul" and index == 1 and operand.ndim == 2:
             _make_linear(graph, node, operand)
-        elif name := _name(operator, operand):
+        elif operator is not None and (name := _name(operator, operand)):
             node.args = (*node.args[:index], *node.args[index + 1 :])
             graph.add_submodule(node.target, Owning(operator, operand, index, name))
 
@@ -169,7 +211,7 @@ def _make_linear(graph: fx.GraphModule, node: fx.Node, weight: Tensor) -> None:
     bias = _attribute(graph, stored[0]) if stored and _operation(graph, after) == "add" else None
     if bias is not None and bias.shape != weight.shape[1:]:
         bias = None
-    linear = nn.Linear(*weight.shape, bias=bias is not None)
+    linear = nn.Linear(weight.shape[0], weight.shape[1], bias=bias is not None)
     linear.weight.data = weight.T.contiguous()
     if bias is not None and after is not None:
         linear.bias.data = bias.clone()
@@ -186,7 +228,7 @@ def _is_learned(graph: fx.GraphModule, node: fx.Node, value: Any) -> bool:
     return tensor.is_floating_point() and tensor.numel() > 1
 
 
-def _name(operator: nn.Module, operand: Tensor) -> str:
+def _name(operator: nn.Module | None, operand: Tensor) -> str:
     """Return what a stored operand is called, or nothing where it is a constant."""
     function = getattr(operator, "math_op_function", None)
     if function is torch.add:
@@ -239,13 +281,15 @@ def _value(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any], imag
         return images
     if node.op == "get_attr":
         return _attribute(graph, node)
-    args, kwargs = (fx.node.map_arg(each, known.__getitem__) for each in (node.args, node.kwargs))
+    args: Any = fx.node.map_arg(node.args, known.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, known.__getitem__)
     return node.target(*args) if callable(node.target) else graph.get_submodule(str(node.target))(*args, **kwargs)
 
 
 def _free(graph: fx.GraphModule, node: fx.Node, exported: dict[fx.Node, Any], larger: dict[fx.Node, Any]) -> None:
-    before, after = exported[node.args[0]].shape, list(exported[node].shape)
-    changed = [at for at, (few, more) in enumerate(zip(before, larger[node.args[0]].shape, strict=True)) if few != more]
+    values: Any = node.args[0]
+    before, after = exported[values].shape, list(exported[node].shape)
+    changed = [at for at, (few, more) in enumerate(zip(before, larger[values].shape, strict=True)) if few != more]
     batch = changed[0] if changed else 0
     places = prod(before[:batch])
     free = next((at for at in range(len(after)) if prod(after[:at]) == places), None)
@@ -266,7 +310,9 @@ def _sweep(graph: fx.GraphModule) -> None:
 
 def _head(graph: fx.GraphModule, source: object) -> fx.Node:
     """Return the last layer with weights, which must be linear."""
-    owners = [n for n in graph.graph.nodes if n.op == "call_module" and any(True for _ in _parameters(graph, n))]
+    owners: list[fx.Node] = [
+        n for n in graph.graph.nodes if n.op == "call_module" and any(True for _ in _parameters(graph, n))
+    ]
     last = _module(graph, owners[-1]) if owners else None
     if isinstance(last, nn.Linear) or (isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1)):
         return owners[-1]
@@ -313,12 +359,18 @@ def _blocks(graph: fx.GraphModule) -> list[list[fx.Node]]:
     """Cut where one tensor carries everything, and join what a residual block of channels alone belongs to."""
     blocks: list[list[fx.Node]] = []
     for block in _between_narrows(graph):
-        if blocks and _is_residual(graph, block) and not _mixes(graph, block) and _mixes(graph, blocks[-1]):
-            if _is_residual(graph, blocks[-1]) and _resolution(block[-1]) == _resolution(blocks[-1][-1]):
-                blocks[-1] += block
-                continue
-        blocks.append(block)
+        if blocks and _completes(graph, block, blocks[-1]):
+            blocks[-1] += block
+        else:
+            blocks.append(block)
     return blocks
+
+
+def _completes(graph: fx.GraphModule, block: Sequence[fx.Node], before: Sequence[fx.Node]) -> bool:
+    """Tell whether two residual blocks are the halves of a transformer's layer: places first, channels then."""
+    both_residual = _is_residual(graph, block) and _is_residual(graph, before)
+    of_one_size = _resolution(block[-1]) == _resolution(before[-1])
+    return both_residual and of_one_size and _mixes(graph, before) and not _mixes(graph, block)
 
 
 def _between_narrows(graph: fx.GraphModule) -> Iterator[list[fx.Node]]:

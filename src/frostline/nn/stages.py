@@ -86,7 +86,10 @@ def _says_norm(module: nn.Module) -> bool:
 
 
 def _expand(network: nn.Module, head: Sequence[nn.Module], calls: Calls) -> list[nn.Module]:
-    """Choose the containers whose children are units: those around the head, then the widest until stages suffice."""
+    """Choose the containers whose children are units: those around the head, then the widest until stages suffice.
+
+    They suffice where there are some, and no unit holds most of the layers.
+    """
     expanded = [module for module in network.modules() if not set(head).isdisjoint(set(module.modules()) - {module})]
     while True:
         units = _units(network, expanded)

@@ -142,6 +142,34 @@ def test_what_stays_constant_is_named(tmp_path):
     assert len(list(network.parameters())) == 2
 
 
+def test_models_of_old_operator_sets_are_raised(tmp_path):
+    draw = np.random.default_rng(0)
+    norm = {name: draw.uniform(0.5, 2, 3).astype(np.float32) for name in ("scale", "shift", "mean", "variance")}
+    path = write(
+        tmp_path / "written.onnx",
+        ("BatchNormalization", ["images", *norm], ["normed"]), ("Flatten", ["normed"], ["flat"]),
+        ("Gemm", ["flat", "weight", "bias"], ["scores"]),
+        opset=8, weight=draw.normal(size=(48, 2)).astype(np.float32), bias=np.ones(2, np.float32), **norm,
+    )  # fmt: skip
+    images = torch.randn(3, 3, 4, 4)
+    network = Onnx(file=str(path)).network(2)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == 1
+    torch.testing.assert_close(network.eval()(images), reference(path, images), atol=1e-4, rtol=1e-4)
+
+
+def test_slices_are_those_of_onnx(tmp_path):
+    cut_ = {"starts": [-1, 1], "ends": [-5, 99], "axes": [3, 2], "steps": [-2, 1]}
+    cut_ = {name: np.asarray(values) for name, values in cut_.items()}
+    path = write(
+        tmp_path / "written.onnx",
+        ("Slice", ["images", *cut_], ["part"]), ("Flatten", ["part"], ["flat"]),
+        ("MatMul", ["flat", "weight"], ["scores"]),
+        weight=np.random.default_rng(0).normal(size=(18, 2)).astype(np.float32), **cut_,
+    )  # fmt: skip
+    images = torch.randn(3, 3, 4, 4)
+    torch.testing.assert_close(Onnx(file=str(path)).network(2).eval()(images), reference(path, images))
+
+
 def linear_file(tmp_path, *nodes, source: str = "images", **weights) -> Path:
     return write(
         tmp_path / "written.onnx",
@@ -197,9 +225,9 @@ def test_a_truncated_file_is_refused(tmp_path, share):
 
 
 def test_operators_that_cannot_train_are_named(tmp_path):
-    path = linear_file(tmp_path, ("Bernoulli", ["images"], ["odd"]), ("Det", ["odd"], ["other"]), source="odd")
+    path = linear_file(tmp_path, ("Hardmax", ["images"], ["odd"]), ("Det", ["odd"], ["other"]), source="odd")
     assert message(RequestError, path).startswith(
-        f"model.file: {path} has operators that onnx2torch cannot make trainable (Bernoulli, Det of operator set 13); "
+        f"model.file: {path} has operators that onnx2torch cannot make trainable (Det, Hardmax of operator set 13); "
     )
 
 

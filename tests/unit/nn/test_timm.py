@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 
 import pytest
 import timm
@@ -10,6 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from frostline.errors import RequestError, WeightsError
+from frostline.freeze.bitfit import BitFit
+from frostline.freeze.strategy import Progress
 from frostline.nn.backbone import Backbone, ImageInput
 from frostline.nn.stages import stages
 from frostline.nn.timm import Timm
@@ -170,3 +173,62 @@ def test_the_head_is_what_timm_calls_the_classifier():
     network = Timm(name="deit_tiny_distilled_patch16_224", weights=None).network(3)
     head = stages(network, torch.zeros(1, 3, 224, 224))[-1]
     assert set(head.parameters) == {f"{each}.{kind}" for each in ("head", "head_dist") for kind in ("weight", "bias")}
+
+
+WALKED = [
+    "beit_base_patch16_224", "botnet26t_256", "mobileone_s0", "cait_xxs24_224", "coat_tiny", "convit_tiny",
+    "convmixer_768_32", "convnext_atto", "crossvit_tiny_240", "cs3darknet_focus_s", "davit_tiny",
+    "deit_tiny_distilled_patch16_224", "densenet121", "dla34", "dpn68", "edgenext_xx_small", "efficientformer_l1",
+    "efficientformerv2_s0", "efficientnet_b0", "efficientvit_b0", "efficientvit_m0", "eva02_tiny_patch14_224",
+    "fasternet_t0", "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "ghostnet_050", "hardcorenas_b", "hgnetv2_b0",
+    "hiera_tiny_224", "hrnet_w18_small", "inception_next_atto", "inception_resnet_v2", "inception_v4", "levit_128s",
+    "mambaout_femto", "maxvit_pico_rw_256", "poolformer_s12", "resmlp_12_224", "mobilenetv3_small_050",
+    "mobilevit_xxs", "mvitv2_tiny", "nextvit_small", "nf_regnet_b0", "pvt_v2_b0", "rdnet_tiny", "regnety_002",
+    "repghostnet_050", "repvit_m1", "res2next50", "resnest14d", "resnet18", "resnetv2_18", "rexnet_100", "selecsls42",
+    "legacy_seresnet18", "shvit_s1", "skresnet18", "starnet_s100", "swiftformer_xs", "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256", "tiny_vit_5m_224", "tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny",
+    "vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224", "vitamin_small_224", "volo_d1_224", "ese_vovnet19b_slim_dw",
+    "xception41p", "xcit_nano_12_p8_224",
+]  # fmt: skip
+"""A small member of every family."""
+
+BESIDE_THE_CLASSIFIER = {"volo_d1_224": {"aux_head"}}
+"""What trains with a classifier although timm does not call it one: the auxiliary classifier of every token."""
+
+
+def test_the_walk_sees_many_families():
+    assert len({timm.model_entrypoint(name).__module__ for name in WALKED}) >= 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WALKED)
+def test_every_family_of_timm_is_cut_where_an_expert_would(name):
+    with torch.device("meta"):
+        network, size = Timm(name=name, weights=None).network(3), Timm(name=name, weights=None).input.size
+    cut = stages(network, torch.zeros(2, 3, size, size, device="meta"))
+    owned = Counter(id(p) for stage in cut for p in stage.parameters.values())
+    assert owned == Counter(id(p) for p in network.parameters())
+    assert len(cut) >= 5
+    assert {n.rpartition(".")[0] for n in cut[-1].parameters} == classifiers(network) | BESIDE_THE_CLASSIFIER.get(
+        name, set()
+    )
+    shares = [len({n.rpartition(".")[0] for n in stage.parameters}) for stage in cut]
+    assert max(shares[1:]) <= 0.75 * sum(shares)
+    assert_bitfit_trains_shifts_and_the_head(cut)
+
+
+def classifiers(network: nn.Module) -> set[str]:
+    told = network.get_classifier()
+    told = list(told) if isinstance(told, tuple | list | nn.ModuleList) else [told]
+    parts = [part for each in told for part in each.modules()]
+    return {
+        n for n, m in network.named_modules() if any(m is p for p in parts) and any(True for _ in m.parameters(False))
+    }
+
+
+def assert_bitfit_trains_shifts_and_the_head(cut) -> None:
+    progress = Progress(epoch=0, epochs=1, step=0, steps=1)
+    for stage in cut:
+        trained = {n for n, role in stage.roles.items() if BitFit().scale(stage.depth, role, progress)}
+        expected = {n for n in stage.parameters if stage.depth.from_head == 0 or n.endswith("bias")}
+        assert trained == expected
