@@ -79,7 +79,9 @@ class Keras:
         name: A function of `keras.applications`: `MobileNetV2`, `EfficientNetB0`, ...; null for a network of your own
             in a `.keras` file.
         weights: `DEFAULT` for those that Keras publishes (ImageNet), a file, or null for new weights. A `.keras` file
-            holds the network, too; a `.h5` or `.weights.h5` file holds weights for `name`.
+            holds the network, too, which is read only where `name` is null; otherwise, as from a `.h5` or
+            `.weights.h5` file, its weights fill `name`. Keras scales images for its published EfficientNetB0 to B7
+            once more, so put these files where DEFAULT finds them.
         arguments: What the function takes beside: `{alpha: 0.35}`, `{classes: 5}` for a file that has another number
             of classes than ImageNet's 1,000, `{include_top: false}` for one without a classifier.
         size: Height and width of the images; those that the network was made for where it is left out.

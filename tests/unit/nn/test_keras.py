@@ -477,7 +477,7 @@ def test_published_weights_are_taken_from_where_keras_keeps_them(keras, tmp_path
     monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", fetched)
     network = Keras(name="MobileNetV2", arguments={"alpha": 0.35}, size=64).network(1000)
     assert asked == ["mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224.h5"]
-    assert_same(network.eval(), model, torch.randn(1, 3, 96, 96))
+    assert_same(network.eval(), model, torch.randn(1, 3, 224, 224))
     assert network(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
 
 
