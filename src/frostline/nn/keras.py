@@ -29,6 +29,7 @@ Pixels = Literal["tf", "torch", "caffe", "raw"]
 [0, 255], or [0, 255] as they are, which the network itself scales."""
 
 IMAGENET_CLASSES = 1000
+_INSTEAD = "pass model.weights=FILE, or model.weights=null for new weights."
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 
 # Keras asks for these beside `arguments`: the recipe answers them.
@@ -78,7 +79,9 @@ class Keras:
         name: A function of `keras.applications`: `MobileNetV2`, `EfficientNetB0`, ...; null for a network of your own
             in a `.keras` file.
         weights: `DEFAULT` for those that Keras publishes (ImageNet), a file, or null for new weights. A `.keras` file
-            holds the network, too; a `.h5` or `.weights.h5` file holds weights for `name`.
+            holds the network, too, which is read only where `name` is null; otherwise, as from a `.h5` or
+            `.weights.h5` file, its weights fill `name`. Keras scales images for its published EfficientNetB0 to B7
+            once more, so put these files where DEFAULT finds them.
         arguments: What the function takes beside: `{alpha: 0.35}`, `{classes: 5}` for a file that has another number
             of classes than ImageNet's 1,000, `{include_top: false}` for one without a classifier.
         size: Height and width of the images; those that the network was made for where it is left out.
@@ -292,8 +295,12 @@ def _building(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a failed download is a bare Exception
-        if found := re.match(r"URL fetch failure on (\S+): (.*)", str(error)):
+        if found := re.match(r"URL fetch failure on (\S+): (?:None -- )?(.*)", str(error)):
             raise WeightsError(_absent(found[1], found[2])) from error
+        if isinstance(error, OSError):
+            raise WeightsError(
+                f"model.weights: those of {name} could not be downloaded ({_first_line(error)}); {_INSTEAD}"
+            ) from error
         if isinstance(error, ValueError | TypeError):
             raise RequestError(f"model.name={name}: Keras refuses to build it ({_first_line(error)})") from error
         raise
@@ -301,10 +308,7 @@ def _building(name: str) -> Iterator[None]:
 
 def _absent(url: str, reason: str) -> str:
     folder, name = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models", url.rpartition("/")[2]
-    return (
-        f"model.weights: {name} could not be downloaded ({reason}); put {url} into {folder}, or pass "
-        "model.weights=FILE, or model.weights=null for new weights."
-    )
+    return f"model.weights: {name} could not be downloaded ({reason}); put {url} into {folder}, or {_INSTEAD}"
 
 
 @contextmanager
