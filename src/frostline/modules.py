@@ -53,6 +53,8 @@ class Training(pl.LightningModule):
         self._scheduler = scheduler
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_loss.persistent(mode=True)  # a run that was stopped within an epoch goes on with its mean
+        # Lightning's own mean over several processes rounds their numbers of examples down to the same.
+        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.val_metrics = objective.metrics(classes)
         self.test_metrics = objective.metrics(classes)
         self.classes = list(classes)
@@ -94,19 +96,22 @@ class Training(pl.LightningModule):
         metrics = self.val_metrics if split == "val" else self.test_metrics
         self._objective.measure(metrics, outputs, batch)
         loss, weight = self._objective.loss(outputs, batch), self._objective.weight(outputs, batch)
-        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
+        mean = self.val_loss if split == "val" else self.test_loss
+        mean.update(loss, weight=weight)
         return outputs
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
-        self._log_metrics("val", self.val_metrics)
+        self._log_metrics("val", self.val_loss, self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test split."""
-        self._log_metrics("test", self.test_metrics)
+        self._log_metrics("test", self.test_loss, self.test_metrics)
 
-    def _log_metrics(self, split: str, metrics: Any) -> None:
+    def _log_metrics(self, split: str, loss: MeanMetric, metrics: Any) -> None:
         """Log what is a number, of all or of each class; a table of classes by classes is kept for the record."""
+        self.log(f"{split}/loss", loss.compute())
+        loss.reset()
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
         per_class = {
             f"{name}/{each}": number

@@ -21,17 +21,31 @@ CONF = conf_dir()
 FILES = sorted(file for file in CONF.rglob("*.yaml") if file.parent != CONF)
 NAMED = [f"{file.parent.relative_to(CONF).as_posix()}={file.stem}" for file in FILES]
 ASKED = {
+    "data=coco": ["data.root=photographs"],
     "data=image_folder": ["data.root=photographs"],
     "data=image_table": ["data.train=labels.csv"],
     "data=image_tags": ["data.train=tags.csv"],
     "data=images": ["data.root=photographs"],
     "freeze=fts_schedule": [f"freeze.file={Path(__file__).parent / 'fts_schedule.yaml'}"],
     "freeze=only": ["freeze.stages=[head]"],
+    "data=text": ["data.train=reviews.tsv"],
+    "data=tokens": ["data.train=names.conll"],
+    "data=corpus": ["data.train=books.txt"],
+    "model=keras": ["model.name=MobileNetV2"],
+    "model=onnx": [f"model.file={__file__}"],
+    "model=timm": ["model.name=resnet18"],
     "model=torchvision": ["model.name=resnet18"],
     "model=torchvision_segmenter": ["model.name=lraspp_mobilenet_v3_large"],
-    "model=transformers_segmenter": ["model.name=nvidia/mit-b0"],
     "data=segmentation_folder": ["data.root=streets"],
     "data=cityscapes": ["data.root=streets"],
+    "model=transformers": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_segmenter": ["model.name=nvidia/segformer-b0-finetuned-ade-512-512"],
+    "model=torchvision_detector": ["model.name=ssdlite320_mobilenet_v3_large"],
+    "model=transformers_detector": ["model.name=facebook/detr-resnet-50"],
+    "data=voc": ["data.root=cells"],
+    "model=transformers_tokens": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_masked_lm": ["model.name=google-bert/bert-base-uncased"],
+    "model=transformers_causal_lm": ["model.name=openai-community/gpt2"],
 }
 """What a user must say beside the choice."""
 

@@ -28,7 +28,7 @@ from frostline.nn.text_input import TextInput
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _READ = 1 << 20
 """Bytes that are read at once; a longer line is taken in pieces."""
-_ENCODED = 1 << 18
+_ENCODED = 1 << 17
 """Characters that are cut into tokens at once."""
 
 
@@ -76,7 +76,8 @@ class Corpus(TokenData):
     def remarks(self) -> list[str]:
         """Say how many lines had to be cut."""
         cut = sum(about["cut"] for about in self._about().values())
-        return [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
+        told = [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
+        return [*told, *super().remarks()]
 
     def shown(self) -> dict[str, Any]:
         """Return the tokenizer, the length of blocks, and what became of each file."""
@@ -216,7 +217,8 @@ def _units(
 
 def _encoded(lines: Sequence[_Line], spec: TextInput) -> Iterator[Unit]:
     if lines:
-        cut = spec.tokenizer([line.text for line in lines], add_special_tokens=False, verbose=False)
+        told = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        cut = spec.tokenizer([line.text for line in lines], add_special_tokens=False, **told)
         yield from (Unit(ids, line.opens) for ids, line in zip(cut["input_ids"], lines, strict=True))
 
 

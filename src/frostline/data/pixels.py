@@ -20,6 +20,8 @@ from frostline.errors import DamagedError
 # Pillow warns of images of more than 89 million pixels and refuses twice as many; a warning helps nobody who trains.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
+KINDS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+"""What a file may be, whatever its suffix: pixels. Pillow would also run Ghostscript on PostScript, a program."""
 HELD_BYTES = 300_000_000
 """How much of a source is held decoded in memory, at each size."""
 
@@ -161,7 +163,7 @@ def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) ->
     """
     if not encoded:
         raise ValueError("an empty file")
-    image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded), formats=KINDS)
     if least is not None:
         image.draft("RGB", (least, least))
     return to_rgb(ImageOps.exif_transpose(image) if upright else image)

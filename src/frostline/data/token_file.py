@@ -34,7 +34,7 @@ class TokenFile:
         return TokenFile, (self.folder,)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return int(self.about["blocks"])
 
     def __getitem__(self, row: int) -> NDArray[np.int64]:
         """Return the tokens of one block."""

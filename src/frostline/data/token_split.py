@@ -104,7 +104,8 @@ class TokenData(SplittedData):
         """Say how many texts are cut."""
         over = self._over_long()
         cut = ", ".join(f"{count} of {len(self.drawn(split))} in {split}" for split, count in over.items() if count)
-        return [f"data.max_length={self.longest}: {cut} are longer and cut"] if cut else []
+        told = [f"data.max_length={self.longest}: {cut} are longer and cut"] if cut else []
+        return [*told, *super().remarks()]
 
     def shown(self) -> dict[str, Any]:
         """Return which tokenizer cuts the text, the longest that is seen, and how many examples are longer."""

@@ -44,11 +44,11 @@ class Detector(nn.Module):
             inputs: `images`, B float tensors (3, H, W) in [0, 1] of any sizes, and for the losses `targets`: per image
                 `boxes` (n, 4) as x1, y1, x2, y2 in pixels, and `labels` (n,) from 0.
         """
-        images, targets = inputs["images"], inputs.get("targets")
+        images = inputs["images"]
         if self.training:
-            return Detected(self._losses(images, targets), [])
+            return Detected(self._losses(images, inputs["targets"]), [])
         with _same_randomness(images[0].device), _answering_once(self.model):
-            losses = self._losses(images, targets) if targets is not None else {}
+            losses = self._losses(images, inputs["targets"]) if "targets" in inputs else {}
             return Detected(losses, self._detections(images))
 
     def _losses(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -20,6 +20,9 @@ from frostline.nn.calls import Calls, watch
 _FEWEST = 5
 """Containers are expanded until there are so many stages, where the network has so many parts."""
 
+_MOST = 0.75
+"""A container of more than this share of the layers is expanded, too: it would leave nothing to choose between."""
+
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
 _TABLE = re.compile(r"token|embed|position|^pos_")
 
@@ -83,14 +86,18 @@ def _says_norm(module: nn.Module) -> bool:
 
 
 def _expand(network: nn.Module, head: Sequence[nn.Module], calls: Calls) -> list[nn.Module]:
-    """Choose the containers whose children are units: those around the head, then the widest until stages suffice."""
+    """Choose the containers whose children are units: those around the head, then the widest until stages suffice.
+
+    They suffice where there are some, and no unit holds most of the layers.
+    """
     expanded = [module for module in network.modules() if not set(head).isdisjoint(set(module.modules()) - {module})]
-    while len(_groups(units := _units(network, expanded), head, calls)) < _FEWEST:
+    while True:
+        units = _units(network, expanded)
         wide = _widest([unit for unit in units if unit not in head], calls)
-        if wide is None:
-            break
+        enough = len(_groups(units, head, calls)) >= _FEWEST
+        if wide is None or (enough and _layers(wide) <= _MOST * _layers(network)):
+            return expanded
         expanded.append(wide)
-    return expanded
 
 
 def _head(network: nn.Module, calls: Calls) -> list[nn.Module]:
@@ -109,7 +116,11 @@ def _units(network: nn.Module, expanded: Sequence[nn.Module]) -> list[nn.Module]
 
 def _widest(units: Sequence[nn.Module], calls: Calls) -> nn.Module | None:
     divisible = [unit for unit in units if _divides(unit, calls)]
-    return max(divisible, key=lambda unit: sum(map(_owns_parameters, unit.modules())), default=None)
+    return max(divisible, key=_layers, default=None)
+
+
+def _layers(unit: nn.Module) -> int:
+    return sum(map(_owns_parameters, unit.modules()))
 
 
 def _divides(unit: nn.Module, calls: Calls) -> bool:
@@ -138,10 +149,14 @@ def _groups(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls)
 
 
 def _arrivals(units: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls) -> Iterator[tuple[nn.Module, bool]]:
-    """Yield the units as the forward pass reaches them, the head's last, and whether each brings new parameters."""
+    """Yield the units as the forward pass reaches them, and whether each brings parameters not seen before.
+
+    What belongs to the head counts from the end of its last part: some heads look at what comes between, too.
+    """
     seen = set[nn.Parameter]()
+    last = max(calls.end(unit) for unit in head if calls.reached(unit))
     reached = filter(calls.reached, units)
-    for unit in sorted(reached, key=lambda unit: (unit in head, (calls.end if unit in head else calls.start)(unit))):
+    for unit in sorted(reached, key=lambda unit: (last, calls.end(unit)) if unit in head else (calls.start(unit), 0)):
         yield unit, unit in head or not seen.issuperset(unit.parameters())
         seen.update(unit.parameters())
 
@@ -151,6 +166,8 @@ def _begins(unit: nn.Module, group: Sequence[nn.Module], head: Sequence[nn.Modul
 
     Tables, of tokens and of their positions, begin one stage together.
     """
+    if unit not in head and not set(group).isdisjoint(head):
+        return False  # what the pass calls after a head that the network named is an auxiliary classifier
     if unit in head:
         return set(group).isdisjoint(head) and any(_owns_parameters(part) for unit in group for part in unit.modules())
     return _transforms([unit]) and _transforms(group) and not (_only_looks_up([unit]) and _only_looks_up(group))

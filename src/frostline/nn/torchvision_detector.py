@@ -148,7 +148,7 @@ class TorchvisionDetector:
         path = Path(chosen) if published is None else download(published.url)
         weights = read_weights(path)
         if not any(name.endswith(COUNTER) for name in weights):
-            _freeze_norms(model.backbone, eps=_EPS_OF_FROZEN.get(self.name))
+            _freeze_norms(model.get_submodule("backbone"), eps=_EPS_OF_FROZEN.get(self.name))
         fill(model, weights, head=_predictors(model), source=path)
 
     def _trunk(self, chosen: str) -> tuple[str, Path]:
@@ -201,14 +201,14 @@ def _fill_trunk(model: nn.Module, name: str, source: Path) -> None:
     """
     with torch.device("meta"):
         classifier: nn.Module = models.get_model(name, weights=None)
-    weights = read_weights(source)
-    own = {n: t for n, t in model.backbone.state_dict().items() if n != "scale_weight"}
+    weights, backbone = read_weights(source), model.get_submodule("backbone")
+    own = {n: t for n, t in backbone.state_dict().items() if n != "scale_weight"}
     theirs = {n: t for n, t in classifier.state_dict().items() if not n.startswith(("fc.", "classifier."))}
     pairs = list(zip(own, theirs, strict=False))
     _refuse_other_trunk(own, theirs, pairs, weights, source)
     filled = {ours: weights[wanted] for ours, wanted in pairs if wanted in weights}
-    model.backbone.load_state_dict(filled, strict=False)
-    for ours, wanted in zip(_norms(model.backbone), _norms(classifier), strict=False):
+    backbone.load_state_dict(filled, strict=False)
+    for ours, wanted in zip(_norms(backbone), _norms(classifier), strict=False):
         ours.eps = wanted.eps
 
 

@@ -1,22 +1,19 @@
 """Networks for text from transformers: any encoder or decoder of its hub, of a local folder, or new by its kind."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from frostline.errors import RequestError, WeightsError
+from frostline.errors import RequestError
+from frostline.nn import hub
 from frostline.nn.extras import library
 from frostline.nn.stages import is_norm
 from frostline.nn.text_input import TextInput
-
-Wrapped = TypeVar("Wrapped", bound=nn.Module)
 
 LONGEST = 512
 """Tokens that a network takes which sets no bound of its own."""
@@ -26,105 +23,7 @@ _PADDED_TABLES = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "long
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromTransformers:
-    """What recipes of transformers' networks share, whatever they take.
-
-    Attributes:
-        name: An id of the hub or a local folder; with `pretrained=false` also a kind of network.
-        pretrained: Take the weights of `name`, too; otherwise they are new.
-        config: What the configuration says otherwise: `{num_hidden_layers: 2}`.
-    """
-
-    tasks: ClassVar[tuple[str, ...]]
-    family: ClassVar[str]
-    """The class of transformers that builds the network."""
-    files: ClassVar[str]
-    """What a folder must hold, for messages."""
-
-    name: str
-    pretrained: bool = True
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def brings_head(self, num_classes: int) -> bool:
-        """Tell whether the weights are those of a network for the same task, with as many classes."""
-        return self.pretrained and self._kind.__name__ in (self._config.architectures or [])
-
-    def _built(self, config: Any, wrap: Callable[[nn.Module], Wrapped]) -> Wrapped:
-        """Build the network of a configuration, filled with its weights where `pretrained` says so."""
-        kind = self._kind
-        if not self.pretrained:
-            return wrap(kind._from_config(config, dtype=torch.float32))
-        with self._one_sentence("model.name", self.name):
-            found, told = kind.from_pretrained(
-                self.name,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        network = wrap(found)
-        drawn = {*told["missing_keys"], *(each[0] for each in told["mismatched_keys"])}
-        _refuse_incomplete(network, drawn, self.name)
-        return network
-
-    def _entries(self) -> Mapping[str, Any]:
-        """Return what the configuration of a new network says that nobody needs to ask for."""
-        return {}
-
-    @cached_property
-    def _kind(self) -> Any:
-        """The network's class."""
-        mapping = getattr(library("transformers", extra="text"), self.family)._model_mapping
-        if type(self._config) not in mapping:
-            kind = self._config.model_type
-            raise RequestError(
-                f"model.name={self.name}: transformers has no {kind} for {self.tasks[0]}; choose another"
-            )
-        found = mapping[type(self._config)]
-        return found[0] if isinstance(found, tuple) else found
-
-    @property
-    def _is_a_kind(self) -> bool:
-        return not self.pretrained and self.name in library("transformers", extra="text").CONFIG_MAPPING
-
-    @cached_property
-    def _config(self) -> Any:
-        configs = library("transformers", extra="text").AutoConfig
-        read = configs.for_model if self._is_a_kind else configs.from_pretrained
-        own = self._entries() if self._is_a_kind else {}
-        with self._one_sentence("model.name", self.name):
-            plain = read(self.name)
-            for name in self.config:
-                if not hasattr(plain, name):
-                    raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
-            return read(self.name, **{**own, **self.config})  # anew: some entries follow from others
-
-    @contextmanager
-    def _one_sentence(self, key: str, name: str) -> Iterator[None]:
-        """Silence what transformers says of a new head, and say in one sentence what it could not find."""
-        logging = library("transformers", extra="text").utils.logging
-        level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            yield
-        except RequestError:
-            raise
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise WeightsError(
-                f"{key}={name}: cannot be read ({reason}); put {self.files} of https://huggingface.co/{name} into a "
-                "folder and name that, or fetch them into $HF_HOME where there is a network"
-            ) from error
-        finally:
-            logging.set_verbosity(level)
-            if shows:
-                logging.enable_progress_bar()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transformer(FromTransformers):
+class Transformer:
     """A network for text from transformers.
 
     Attributes:
@@ -135,11 +34,16 @@ class Transformer(FromTransformers):
         config: What the configuration says otherwise: `{num_hidden_layers: 2}`.
     """
 
-    files: ClassVar[str] = "config.json, model.safetensors and the tokenizer's files"
+    tasks: ClassVar[tuple[str, ...]]
+    family: ClassVar[str]
+    """The class of transformers that builds the network."""
     causal: ClassVar[bool] = False
     """Whether each token must see only those before it."""
 
+    name: str
+    pretrained: bool = True
     tokenizer: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input(self) -> TextInput:
@@ -154,6 +58,10 @@ class Transformer(FromTransformers):
         longest = min(_positions(self._config, tokenizer.pad_token_id), tokenizer.model_max_length)
         return TextInput(tokenizer=tokenizer, max_length=longest, fingerprint=fingerprint, causal=self.causal)
 
+    def brings_head(self, num_classes: int) -> bool:
+        """Tell whether the weights are those of a network for the same task, with as many classes."""
+        return self.pretrained and self._kind.__name__ in (self._config.architectures or [])
+
     def network(self, num_classes: int) -> nn.Module:
         """Build the network, filled with its weights where `pretrained` says so.
 
@@ -166,10 +74,12 @@ class Transformer(FromTransformers):
         Raises:
             WeightsError: The weights lack more than the head, or cannot be read.
         """
-        return self._built(self._config_for(num_classes), Logits)
-
-    def _entries(self) -> Mapping[str, Any]:
-        return {"vocab_size": len(self._tokenizer[0])}
+        config = self._config_for(num_classes)
+        found, drawn = hub.built(self._kind, config, name=self.name, pretrained=self.pretrained)
+        network = Logits(found)
+        heads = tuple(f"{each.removeprefix('model.')}." for each in network.head_modules)
+        hub.refuse_incomplete(self.name, drawn, may_be_new=lambda parameter: parameter.startswith(heads))
+        return network
 
     def _refuse_another_vocabulary(self, tokens: int) -> None:
         rows, own = self._config.vocab_size, self.pretrained and self.tokenizer is not None
@@ -189,12 +99,26 @@ class Transformer(FromTransformers):
         return config
 
     @cached_property
+    def _kind(self) -> Any:
+        """The network's class."""
+        return hub.member(self.family, self._config, name=self.name, task=self.tasks[0])
+
+    @property
+    def _is_a_kind(self) -> bool:
+        return not self.pretrained and hub.is_a_kind(self.name)
+
+    @cached_property
+    def _config(self) -> Any:
+        own = {"vocab_size": len(self._tokenizer[0])} if self._is_a_kind else {}
+        return hub.configuration(self.name, self.config, new=not self.pretrained, own=own)
+
+    @cached_property
     def _tokenizer(self) -> tuple[Any, str]:
         """The tokenizer and its fingerprint, taken before any call changes how it cuts and pads."""
         if self.tokenizer is None and self._is_a_kind:
             raise RequestError(f"model.tokenizer: '{self.name}' alone has none; name the folder or the id of one")
         name, key = (self.name, "model.name") if self.tokenizer is None else (self.tokenizer, "model.tokenizer")
-        with self._one_sentence(key, name):
+        with hub.one_sentence(key, name):
             read = library("transformers", extra="text").AutoTokenizer.from_pretrained(name, padding_side="right")
         if not read.is_fast:
             raise RequestError(f"{key}={name}: has no tokenizer.json, which says where each token begins; add one")
@@ -316,14 +240,3 @@ def _once(name: str) -> bool:
 def _positions(config: Any, pad: int) -> int:
     rows = int(getattr(config, "max_position_embeddings", None) or LONGEST)
     return rows - pad - 1 if config.model_type in _PADDED_TABLES else rows
-
-
-def _refuse_incomplete(network: nn.Module, drawn: set[str], name: str) -> None:
-    heads: tuple[str, ...] = getattr(network, "head_modules", ())
-    prefixes = tuple(f"{each.removeprefix('model.')}." for each in heads)
-    if body := sorted(key for key in drawn if not key.startswith(prefixes)):
-        more = f" and {len(body) - 1} more" if len(body) > 1 else ""
-        raise WeightsError(
-            f"model.name={name}: its weights have no value for '{body[0]}'{more}; choose weights of this network, or "
-            "model.pretrained=false for new ones"
-        )

@@ -1,7 +1,6 @@
 """Detection networks of transformers, DETR's kin: of its hub, of a local folder, or new by their kind."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from torchvision.ops import box_convert
 
 from frostline.errors import RequestError, WeightsError
 from frostline.nearest import did_you_mean
+from frostline.nn import hub
 from frostline.nn.detection import Detected, DetectionInput
 from frostline.nn.extras import library
 
@@ -79,40 +79,18 @@ class TransformersDetector:
         Raises:
             WeightsError: The weights lack more than what predicts, or cannot be read.
         """
-        family, config = library("transformers", extra="text").AutoModelForObjectDetection, deepcopy(self._config)
+        config = deepcopy(self._config)
         config.num_labels = num_classes
-        if not self.pretrained:
-            with _one_sentence(self.name):
-                return Detr(family.from_config(config, dtype=torch.float32), self._processor)
-        with _one_sentence(self.name):
-            found, told = family.from_pretrained(
-                self.name,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        drawn = {*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])}
-        if body := sorted(name for name in drawn if set(_PREDICTORS).isdisjoint(name.split("."))):
-            more = f" and {len(body) - 1} more" if len(body) > 1 else ""
-            raise WeightsError(
-                f"model.name={self.name}: its weights have no value for '{body[0]}'{more}; choose weights of this "
-                "network, or model.pretrained=false for new ones"
-            )
-        return Detr(found, self._processor)
+        kind = hub.member("AutoModelForObjectDetection", config, name=self.name, task=self.tasks[0])
+        network, drawn = hub.built(kind, config, name=self.name, pretrained=self.pretrained)
+        hub.refuse_incomplete(
+            self.name, drawn, may_be_new=lambda name: not set(_PREDICTORS).isdisjoint(name.split("."))
+        )
+        return Detr(network, self._processor)
 
     @cached_property
     def _config(self) -> Any:
-        transformers = library("transformers", extra="text")
-        is_a_kind = not self.pretrained and self.name in transformers.CONFIG_MAPPING
-        with _one_sentence(self.name):
-            configs = transformers.AutoConfig
-            read = configs.for_model(self.name) if is_a_kind else configs.from_pretrained(self.name)
-        for name, value in self.config.items():
-            if not hasattr(read, name):
-                raise RequestError(f"model.config.{name}: the configuration of {self.name} has no such entry")
-            setattr(read, name, value)
+        read = hub.configuration(self.name, self.config, new=not self.pretrained)
         _check_kind(self.name, read)
         if getattr(read, "use_pretrained_backbone", False):
             read.use_pretrained_backbone = False  # its weights are among the network's own, or new as these
@@ -124,7 +102,7 @@ class TransformersDetector:
         transformers = library("transformers", extra="text")
         own = transformers.models.auto.image_processing_auto.IMAGE_PROCESSOR_MAPPING[type(self._config)]["torchvision"]
         try:
-            with _one_sentence(self.name):
+            with hub.one_sentence("model.name", self.name):
                 return own.from_pretrained(self.name) if self.pretrained else own()
         except WeightsError:
             return own()
@@ -159,7 +137,7 @@ class Detr(nn.Module):
         """
         pixels, mask = self._padded(inputs["images"])
         sizes = [tuple((each if self._masked else pixels).shape[-2:]) for each in inputs["images"]]
-        given = {"pixel_mask": mask} if self._masked else {}
+        given: dict[str, Any] = {"pixel_mask": mask} if self._masked else {}
         targets = inputs.get("targets")
         if targets is not None:
             given["labels"] = [_relative(each, size) for each, size in zip(targets, sizes, strict=True)]
@@ -211,25 +189,3 @@ def _check_kind(name: str, config: Any) -> None:
     backbone = getattr(config, "backbone_config", None)
     if getattr(backbone, "model_type", "") == "timm_backbone" or getattr(config, "use_timm_backbone", False):
         library("timm", extra="timm")
-
-
-@contextmanager
-def _one_sentence(name: str) -> Iterator[None]:
-    """Silence what transformers says of new predictors, and say in one sentence what it could not find."""
-    logging = library("transformers", extra="text").utils.logging
-    level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        files = "config.json, preprocessor_config.json and model.safetensors"
-        raise WeightsError(
-            f"model.name={name}: cannot be read ({reason}); put {files} of https://huggingface.co/{name} into a folder "
-            "and name that, or fetch them into $HF_HOME where there is a network"
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-        if shows:
-            logging.enable_progress_bar()

@@ -1,7 +1,8 @@
-"""Semantic segmentation networks of transformers, SegFormer and others: of its hub, a local folder, or new by kind."""
+"""Networks of transformers that classify every pixel, SegFormer's kin."""
 
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
@@ -10,30 +11,33 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from frostline.errors import WeightsError
+from frostline.nn import hub
 from frostline.nn.backbone import ImageInput
 from frostline.nn.extras import library
-from frostline.nn.transformers import FromTransformers
+
+_FAMILY = "AutoModelForSemanticSegmentation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformersSegmenter(FromTransformers):
-    """A semantic segmentation network of transformers, such as SegFormer (Xie et al. 2021, arXiv:2105.15203).
+class TransformersSegmenter:
+    """A semantic segmentation network of transformers: SegFormer (Xie et al. 2021, arXiv:2105.15203) and others.
 
     Attributes:
         name: An id of the hub (`nvidia/segformer-b0-finetuned-ade-512-512`, or `nvidia/mit-b0`, which has no head yet)
             or a local folder with a configuration and `model.safetensors`; with `pretrained=false` also a kind of
-            network (`segformer`, `upernet`, ...).
+            network (`segformer`, `dpt`, ...).
         pretrained: Take the weights of `name`, too; otherwise they are new.
-        config: What the configuration says otherwise: `{depths: [1, 1, 1, 1]}`.
         size: Shorter side in pixels of what the network is shown, unless the data says otherwise; null for that of its
-            image processor, or of its kind's where the folder has none.
+            image processor, or of its kind's where the folder has none. Normalisation is the image processor's.
+        config: What the configuration says otherwise: `{depths: [1, 1, 1, 1]}`.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
-    family: ClassVar[str] = "AutoModelForSemanticSegmentation"
-    files: ClassVar[str] = "config.json, preprocessor_config.json and model.safetensors"
 
+    name: str
+    pretrained: bool = True
     size: Annotated[int, Gt(0)] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input(self) -> ImageInput:
@@ -48,8 +52,9 @@ class TransformersSegmenter(FromTransformers):
         )
 
     def brings_head(self, num_classes: int) -> bool:
-        """Tell whether the weights are those of a segmentation network, with as many classes."""
-        return super().brings_head(num_classes) and bool(self._config.num_labels == num_classes)
+        """Tell whether the weights are those of a network for segmentation, with as many classes."""
+        of_the_task = self._kind.__name__ in (self._config.architectures or [])
+        return bool(self.pretrained and of_the_task and self._config.num_labels == num_classes)
 
     def network(self, num_classes: int) -> nn.Module:
         """Build the network, filled with its weights where `pretrained` says so; another number of classes is new.
@@ -67,10 +72,19 @@ class TransformersSegmenter(FromTransformers):
         """
         config = deepcopy(self._config)
         config.num_labels = num_classes
+        model, drawn = hub.built(self._kind, config, name=self.name, pretrained=self.pretrained)
+        heads = tuple(f"{name}." for name in _heads(model))
+        hub.refuse_incomplete(self.name, drawn, may_be_new=lambda parameter: parameter.startswith(heads))
         # MobileViT was trained on images whose first channel is blue.
-        return self._built(
-            config, partial(Upsampled, blue_first=bool(getattr(self._processor, "do_flip_channel_order", False)))
-        )
+        return Upsampled(model, blue_first=bool(getattr(self._processor, "do_flip_channel_order", False)))
+
+    @cached_property
+    def _config(self) -> Any:
+        return hub.configuration(self.name, self.config, new=not self.pretrained)
+
+    @cached_property
+    def _kind(self) -> Any:
+        return hub.member(_FAMILY, self._config, name=self.name, task=self.tasks[0])
 
     @cached_property
     def _processor(self) -> Any:
@@ -81,7 +95,7 @@ class TransformersSegmenter(FromTransformers):
         if not self.pretrained:
             return own()
         try:
-            with self._one_sentence("model.name", self.name):
+            with hub.one_sentence("model.name", self.name):
                 return own.from_pretrained(self.name)
         except WeightsError:
             return own()

@@ -55,7 +55,7 @@ class AveragePrecision(Metric):
         detected, present = _table(self.detected), _table(self.present)
         metric = MeanAveragePrecision(class_metrics=True, backend="faster_coco_eval")
         metric.warn_on_many_detections = False  # COCO looks at the first hundred of each class
-        images = torch.cat([detected[:, 0], present[:, 0]]).unique()
+        images = torch.unique(torch.cat([detected[:, 0], present[:, 0]]))
         metric.update(_of_each(images, detected, third="scores"), _of_each(images, present, third="iscrowd"))
         found = metric.compute()
         each = torch.full((self._classes,), torch.nan, dtype=torch.float32)
@@ -68,8 +68,9 @@ class Part(Metric):
     """One of the numbers that another metric computes at once.
 
     Args:
-        of: The metric, which is updated and reset with its part of the name `leading`, once.
+        of: The metric.
         name: Of the number.
+        leads: Whether this part, of all that share the metric, is the one that updates it.
     """
 
     full_state_update = False
@@ -98,13 +99,14 @@ class Part(Metric):
 def _rows(image: Tensor, labels: Tensor, third: Tensor, boxes: Tensor) -> Tensor:
     """Return a row for each box, flat: torchmetrics gathers nothing from a process without images as a flat tensor."""
     columns = [image.expand(len(labels)), labels, third]
-    numbers = torch.stack([column.to(torch.float64) for column in columns], 1)
-    return torch.cat([numbers, boxes.to(torch.float64)], 1).flatten()
+    numbers = torch.stack([column.float() for column in columns], 1)
+    return torch.cat([numbers, boxes.float()], 1).flatten()
 
 
 def _table(rows: list[Tensor] | Tensor) -> Tensor:
-    flat = rows if isinstance(rows, Tensor) else torch.cat([*rows, torch.zeros(0, dtype=torch.float64)])
-    return flat.reshape(-1, _PER_BOX).cpu()
+    parts = [rows] if isinstance(rows, Tensor) else rows  # a tensor once it was gathered from several processes
+    flat = torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(0)
+    return flat.reshape(-1, _PER_BOX)
 
 
 def _of_each(images: Tensor, table: Tensor, *, third: str) -> list[dict[str, Tensor]]:

@@ -29,14 +29,14 @@ class Detection(Objective):
         return total
 
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
-        """Return COCO's mean average precision, that at intersections of 0.5 and 0.75, and that of each class.
+        """Return COCO's mean average precision, that at intersections of 0.5 and 0.75, and, of several classes, each's.
 
         Raises:
             RequestError: faster-coco-eval is not installed.
         """
-        library("faster_coco_eval", extra="detection")
+        library("faster_coco_eval", extra="detection", key="objective")
         of = AveragePrecision(len(classes))
-        names = ("map", "map_50", "map_75", "ap")
+        names = ("map", "map_50", "map_75", *(["ap"] if len(classes) > 1 else []))
         return MetricCollection({name: Part(of, name, leads=name == names[0]) for name in names}, compute_groups=False)
 
     def measure(self, metrics: MetricCollection, outputs: Detected, batch: Batch) -> None:

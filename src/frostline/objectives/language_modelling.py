@@ -62,7 +62,7 @@ class LanguageModelling(Objective):
         """Return of each example how many tokens were guessed and their mean loss, each of shape (B,)."""
         count = torch.bincount(outputs.rows, minlength=len(batch.places))
         total = torch.bincount(outputs.rows, weights=_losses(outputs), minlength=len(batch.places))
-        return {"tokens": count, "loss": total / count}
+        return {"tokens": count, "loss": total / count.clamp(min=1)}
 
 
 def _losses(outputs: Guess) -> Tensor:

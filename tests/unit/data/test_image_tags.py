@@ -178,7 +178,7 @@ def test_what_is_wrong_with_labels_is_said(pics: Path) -> None:
 
 def test_what_is_wrong_with_columns_is_said(pics: Path) -> None:
     file = as_columns(pics, rows_of())
-    assert sentence_of(file, labels=["sea", "sun"]).startswith(f"data.labels.1=sun: {file} has no such column: it has")
+    assert sentence_of(file, labels=["sea", "sun"]).startswith(f"data.labels.1=sun: {file} has 'image', ")
     assert sentence_of(file, labels=["sea", "sea"]) == (
         "data.labels=['sea', 'sea']: 'sea' stands there twice; name each label once"
     )

@@ -13,6 +13,7 @@ from frostline.nn.fcn import Fcn
 from frostline.nn.stages import stages
 from frostline.nn.torchvision import Torchvision
 from frostline.nn.torchvision_segmenter import TorchvisionSegmenter
+from frostline.nn.transformers_segmenter import TransformersSegmenter
 
 NAMES = models.list_models(module=models.segmentation)
 SMALL = "lraspp_mobilenet_v3_large"
@@ -91,3 +92,67 @@ def test_the_backbone_takes_the_weights_of_its_classifier(tmp_path: Path) -> Non
 def test_what_is_not_there_is_told(options: dict[str, str], sentence: str) -> None:
     with pytest.raises(RequestError, match=f"^{sentence}"):
         TorchvisionSegmenter(**options)
+
+
+TINY = {
+    "segformer": {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16], "decoder_hidden_size": 16},
+    "mobilevit": {"hidden_sizes": [8, 8, 16], "neck_hidden_sizes": [4, 8, 8, 8, 8, 8, 16], "image_size": 64},
+}
+
+
+@pytest.fixture(params=TINY)
+def recipe(request: pytest.FixtureRequest) -> TransformersSegmenter:
+    pytest.importorskip("transformers")
+    return TransformersSegmenter(name=request.param, pretrained=False, size=64, config=TINY[request.param])
+
+
+def test_stages_of_transformers_end_in_what_is_put_on_the_encoder(recipe: TransformersSegmenter) -> None:
+    network = recipe.network(5)
+    images = torch.randn(2, 3, 64, 96 if recipe.name == "segformer" else 64)
+    assert network(images).shape == (2, 5, *images.shape[2:])
+    parts = stages(network, images)
+    heads = tuple(f"{name}." for name in network.head_modules)
+    assert set(parts[-1].parameters) == {name for name, _ in network.named_parameters() if name.startswith(heads)}
+    owned = [name for part in parts for name in part.parameters]
+    assert sorted(owned) == sorted(name for name, _ in network.named_parameters())
+
+
+def test_a_folder_of_transformers_is_taken_but_for_a_head_of_another_size(
+    recipe: TransformersSegmenter, tmp_path: Path
+) -> None:
+    saved = recipe.network(5)
+    saved.model.save_pretrained(tmp_path)
+    again = TransformersSegmenter(name=str(tmp_path), size=64)
+    assert again.brings_head(5)
+    assert not again.brings_head(4)
+    other, theirs = again.network(4).state_dict(), saved.state_dict()
+    heads = tuple(f"{name}." for name in saved.head_modules)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in other.items() if not name.startswith(heads))
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(again.network(5).eval()(images), saved.eval()(images))
+
+
+def test_logits_are_those_of_transformers_at_the_size_of_the_image(recipe: TransformersSegmenter) -> None:
+    network = recipe.network(5).eval()
+    images = torch.randn(1, 3, 64, 64)
+    own = network.model(pixel_values=images).logits
+    expected = nn.functional.interpolate(own, (64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(network(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": "bert", "pretrained": False}, "model.name=bert: transformers has no bert for segmentation; choose"),
+        (
+            {"name": "segformer", "pretrained": False, "config": {"depth": 1}},
+            "model.config.depth: the configuration of",
+        ),
+        ({"name": "nowhere/segformer"}, r"model.name=nowhere/segformer: cannot be read \(.*https://huggingface.co/now"),
+    ],
+)
+def test_what_transformers_lacks_is_told(options: dict, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RequestError, match=f"^{sentence}"):
+        TransformersSegmenter(**options).network(3)

@@ -227,6 +227,20 @@ def test_containers_are_expanded_until_there_are_five_stages():
     assert given == [["narrow"], ["wide.0"], ["wide.1"], ["wide.2"], ["head"]]
 
 
+def test_a_container_of_most_layers_is_expanded_although_there_are_five_stages():
+    deep = nn.Sequential(*(nn.Sequential(linear(), linear(), linear(), linear()) for _ in range(4)))
+    given = cut_chain("a deep b c head", a=linear(), deep=deep, b=linear(), c=linear(), head=linear())
+    assert given == [["a"], *([f"deep.{index}"] for index in range(4)), ["b"], ["c"], ["head"]]
+
+
+def test_what_is_called_after_a_named_head_is_part_of_it():
+    network = Chain("a b head other", a=linear(), b=linear(), head=linear(), other=linear())
+    network.head_modules = ("head",)
+    cut = stages(network, torch.zeros(2, 4))
+    assert_lawful(network, cut)
+    assert [tops(stage) for stage in cut] == [["a"], ["b"], ["head", "other"]]
+
+
 def test_a_single_layer_is_all_head():
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     (only,) = stages(network, torch.zeros(2, 4))

@@ -68,6 +68,11 @@ def test_the_headline_is_map() -> None:
     ]
 
 
+def test_one_class_has_no_precision_beside_the_mean() -> None:
+    values = measured((found((0, 0.9, HERE)), present((0, HERE))), classes=["a"])
+    assert {name: value.item() for name, value in values.items()} == {"map": 1, "map_50": 1, "map_75": 1}
+
+
 def test_perfect_detections_score_one_and_labels_are_the_classes_places() -> None:
     values = measured(
         (found((2, 0.9, HERE), (0, 0.8, THERE)), present((2, HERE), (0, THERE))),
@@ -205,6 +210,7 @@ def test_predictions_are_in_pixels_of_the_stored_image() -> None:
 def test_a_missing_library_is_one_sentence(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
     with pytest.raises(
-        RequestError, match=r"needs faster_coco_eval, which is not here; pip install 'frostline\[detection\]'"
+        RequestError,
+        match=r"objective: needs faster_coco_eval, which is not here; pip install 'frostline\[detection\]'",
     ):
         Detection().metrics(["a"])

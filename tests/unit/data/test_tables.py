@@ -147,7 +147,7 @@ def sentence_of(file: Path, columns: dict[str, str | int] | None = None, **optio
         ("t.tsv", "\n\n", "it is empty; a table has a line of column names and a line for each example"),
         ("t.jsonl", "", "it has no rows; add some, or choose another file"),
         ("t.csv", "text,label\n", "it has no rows; add some, or choose another file"),
-        ("t.csv", "text,label\na,1\n\nb\n", "line 4 has 1 field, but data.label is field 2; mend the line, or set data.label"),
+        ("t.csv", "text,label\na,1\n\nb\n", "line 4 has 1 field, but data.label is field 2; mend the line, or set data.label"),  # noqa: E501
         ("t.csv", "text,label\na,1\na, b,1\n", "line 3 has 3 fields, and the header 2"),
         ("t.tsv", "text\tlabel\na\t1\t\n", "line 2 has 3 fields, and the header 2"),
         ("t.csv", "text,label,text\na,1,b\n", "it has two columns 'text'; rename one of them"),
@@ -183,9 +183,7 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, 
 
 def test_an_object_without_a_key_is_told_with_its_line(tmp_path: Path) -> None:
     file = lines(tmp_path, '{"text":"a","label":1}\n{"text":"a"}\n', "t.jsonl")
-    assert sentence_of(file) == (
-        f"data.label=label: {file}:2 has 'text', and no such column; name one of these"
-    )
+    assert sentence_of(file) == (f"data.label=label: {file}:2 has 'text', and no such column; name one of these")
 
 
 def test_a_line_without_the_asked_position(tmp_path: Path) -> None:

@@ -81,10 +81,11 @@ LAST_LINE = r"run [0-9a-f]{32} FINISHED test/map=\d\.\d{4}"
 def tiny(workplace: Workplace) -> list[str]:
     """What to say for a run of a second, in a folder with pictures and a network of its own."""
     (workplace.folder / "tiny.py").write_text(TINY_DETECTOR)
+    (workplace.folder / "conf" / "model").mkdir(parents=True)
+    (workplace.folder / "conf" / "model" / "tiny.yaml").write_text("_target_: tiny.TinyDetector\n")
     voc(workplace.folder / "pictures")
     return [
-        "model._target_=tiny.TinyDetector",
-        "~model.depth",
+        "model=tiny",
         "data=voc",
         "data.root=pictures",
         "data.batch_size=4",

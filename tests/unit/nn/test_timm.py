@@ -1,0 +1,234 @@
+"""Networks of timm: their weights, their inputs, their heads."""
+
+import re
+import sys
+from collections import Counter
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from frostline.errors import RequestError, WeightsError
+from frostline.freeze.bitfit import BitFit
+from frostline.freeze.strategy import Progress
+from frostline.nn.backbone import Backbone, ImageInput
+from frostline.nn.stages import stages
+from frostline.nn.timm import Timm
+
+SMALL = "test_resnet"
+"""A network of half a million parameters that timm keeps for tests."""
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """A world without a network and without a cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+
+
+def made(**arguments) -> nn.Module:
+    torch.manual_seed(1)
+    return timm.create_model(SMALL, **arguments)
+
+
+def differences(left: nn.Module, right: nn.Module) -> set[str]:
+    ours, theirs = left.state_dict(), right.state_dict()
+    assert ours.keys() == theirs.keys()
+    return {n for n in ours if ours[n].shape != theirs[n].shape or not torch.equal(ours[n], theirs[n])}
+
+
+def test_a_file_is_carried_all_but_a_classifier_of_another_size(tmp_path):
+    published = made()
+    save_file(published.state_dict(), path := tmp_path / "model.safetensors")
+    network = Timm(name=SMALL, weights=str(path)).network(7)
+    assert differences(network, published) == {"fc.weight", "fc.bias"}
+    assert network.eval()(torch.randn(2, 3, 160, 160)).shape == (2, 7)
+    assert differences(Timm(name=SMALL, weights=str(path)).network(1000), published) == set()
+
+
+def test_published_weights_are_those_that_timm_loads(monkeypatch):
+    published = made()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: published.state_dict())
+    assert differences(Timm(name=SMALL).network(7), published) == {"fc.weight", "fc.bias"}
+    assert differences(Timm(name=SMALL, weights="r160_in1k").network(1000), published) == set()
+
+
+def test_null_weights_are_timms_own_initialisation():
+    torch.manual_seed(1)
+    given = Timm(name=SMALL, weights=None).network(7)
+    assert differences(given, made(num_classes=7)) == set()
+
+
+@pytest.mark.parametrize("name", [SMALL, "vit_tiny_patch16_224", "inception_v3", "levit_128s"])
+def test_inputs_are_what_timm_resolves_for_the_model(name):
+    told = timm.data.resolve_model_data_config(timm.create_model(name))
+    expected = ImageInput(size=told["input_size"][1], mean=told["mean"], std=told["std"])
+    assert Timm(name=name, weights=None).input == expected
+
+
+def test_inputs_are_those_of_the_chosen_weights():
+    half = (0.5, 0.5, 0.5)
+    assert Timm(name="resnet50", weights="bt_in1k").input.size == 224
+    assert Timm(name="vit_base_patch16_224", weights="augreg_in21k").input == ImageInput(size=224, mean=half, std=half)
+    assert Timm(name="vit_base_patch16_224", weights="mae").input.mean == (0.485, 0.456, 0.406)
+
+
+def test_weights_of_as_many_classes_bring_their_head():
+    assert Timm(name="resnet18").brings_head(1000)
+    assert not Timm(name="resnet18").brings_head(10)
+    assert not Timm(name="resnet18", weights=None).brings_head(1000)
+    assert Timm(name="vit_base_patch16_224", weights="augreg_in21k").brings_head(21843)
+
+
+def test_the_recipe_is_a_backbone():
+    assert isinstance(Timm(name="resnet18"), Backbone)
+
+
+def message(error: type[RequestError], **arguments) -> str:
+    with pytest.raises(RequestError) as caught:
+        Timm(**arguments).network(2)
+    assert type(caught.value) is error
+    return str(caught.value)
+
+
+def test_an_unknown_name_is_told_with_the_nearest():
+    assert message(RequestError, name="resnt50") == (
+        "model.name: 'resnt50' is no network of timm; did you mean 'resnet50'?"
+    )
+    assert message(RequestError, name="0000") == (
+        "model.name: '0000' is no network of timm; timm.list_models() has their names"
+    )
+
+
+def test_a_name_with_its_tag_is_told_apart():
+    assert message(RequestError, name="resnet50.a1_in1k") == (
+        "model.name: 'resnet50.a1_in1k' is no network of timm; say model.name=resnet50 model.weights=a1_in1k"
+    )
+
+
+def test_unknown_weights_are_told_with_the_nearest():
+    assert message(RequestError, name="resnet50", weights="a1_in2k") == (
+        "model.weights: 'a1_in2k' is neither a file nor weights that resnet50 comes with; did you mean 'a1_in1k'?"
+    )
+
+
+def test_a_network_without_published_weights_says_so():
+    assert message(RequestError, name="vit_small_patch16_18x2_224") == (
+        "model.weights: 'DEFAULT' is neither a file nor weights that vit_small_patch16_18x2_224 comes with; "
+        "timm has none of it; name a file, or model.weights=null for new weights"
+    )
+
+
+def test_weights_out_of_reach_say_what_to_put_where(closed):
+    said = message(WeightsError, name=SMALL)
+    assert said.startswith(f"model.weights: those of {SMALL} could not be loaded (")
+    assert said.endswith(
+        f"); fetch model.safetensors of https://huggingface.co/timm/{SMALL}.r160_in1k into $HF_HOME where there is a "
+        "network, or download it and pass model.weights=FILE, or model.weights=null for new weights."
+    )
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda state: state.pop("conv1.0.weight"), "no value for 'conv1.0.weight'"),
+        (lambda state: state.update({"b": torch.ones(1)}), "values that the network has no place for: 'b'"),
+        (lambda state: state.update({"conv1.0.weight": torch.ones(3)}), "another shape of 'conv1.0.weight'"),
+        (lambda state: state["conv1.0.weight"].fill_(float("nan")), "NaN or infinite values in 'conv1.0.weight'"),
+    ],
+    ids=["missing", "unexpected", "reshaped", "nan"],
+)
+def test_a_file_of_another_network_is_refused(tmp_path, change, problem):
+    state = made().state_dict()
+    change(state)
+    torch.save(state, path := tmp_path / "altered.pth")
+    said = message(WeightsError, name=SMALL, weights=str(path))
+    assert said.startswith(f"model.weights: {path} has {problem}; choose the model.name")
+
+
+@pytest.mark.slow
+def test_a_file_under_its_authors_names_is_renamed_by_timm(tmp_path):
+    name = "swin_tiny_patch4_window7_224"
+    published = timm.create_model(name)
+    old = {
+        re.sub(r"layers\.(\d)\.downsample", lambda at: f"layers.{int(at[1]) - 1}.downsample", n).replace(".fc.", "."): w
+        for n, w in published.state_dict().items()
+    }
+    torch.save({"model": old}, path := tmp_path / "swin.pth")
+    network = Timm(name=name, weights=str(path)).network(3)
+    assert differences(network, published) == {"head.fc.weight", "head.fc.bias"}
+
+
+def test_a_missing_library_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(RequestError, match=r"^model: needs timm, which is not here; pip install 'frostline\[timm\]'$"):
+        Timm(name="resnet18")
+
+
+def test_the_head_is_what_timm_calls_the_classifier():
+    network = Timm(name="deit_tiny_distilled_patch16_224", weights=None).network(3)
+    head = stages(network, torch.zeros(1, 3, 224, 224))[-1]
+    assert set(head.parameters) == {f"{each}.{kind}" for each in ("head", "head_dist") for kind in ("weight", "bias")}
+
+
+WALKED = [
+    "beit_base_patch16_224", "botnet26t_256", "mobileone_s0", "cait_xxs24_224", "coat_tiny", "convit_tiny",
+    "convmixer_768_32", "convnext_atto", "crossvit_tiny_240", "cs3darknet_focus_s", "davit_tiny",
+    "deit_tiny_distilled_patch16_224", "densenet121", "dla34", "dpn68", "edgenext_xx_small", "efficientformer_l1",
+    "efficientformerv2_s0", "efficientnet_b0", "efficientvit_b0", "efficientvit_m0", "eva02_tiny_patch14_224",
+    "fasternet_t0", "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "ghostnet_050", "hardcorenas_b", "hgnetv2_b0",
+    "hiera_tiny_224", "hrnet_w18_small", "inception_next_atto", "inception_resnet_v2", "inception_v4", "levit_128s",
+    "mambaout_femto", "maxvit_pico_rw_256", "poolformer_s12", "resmlp_12_224", "mobilenetv3_small_050",
+    "mobilevit_xxs", "mvitv2_tiny", "nextvit_small", "nf_regnet_b0", "pvt_v2_b0", "rdnet_tiny", "regnety_002",
+    "repghostnet_050", "repvit_m1", "res2next50", "resnest14d", "resnet18", "resnetv2_18", "rexnet_100", "selecsls42",
+    "legacy_seresnet18", "shvit_s1", "skresnet18", "starnet_s100", "swiftformer_xs", "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256", "tiny_vit_5m_224", "tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny",
+    "vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224", "vitamin_small_224", "volo_d1_224", "ese_vovnet19b_slim_dw",
+    "xception41p", "xcit_nano_12_p8_224",
+]  # fmt: skip
+"""A small member of every family."""
+
+BESIDE_THE_CLASSIFIER = {"volo_d1_224": {"aux_head"}}
+"""What trains with a classifier although timm does not call it one: the auxiliary classifier of every token."""
+
+
+def test_the_walk_sees_many_families():
+    assert len({timm.model_entrypoint(name).__module__ for name in WALKED}) >= 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WALKED)
+def test_every_family_of_timm_is_cut_where_an_expert_would(name):
+    with torch.device("meta"):
+        network, size = Timm(name=name, weights=None).network(3), Timm(name=name, weights=None).input.size
+    cut = stages(network, torch.zeros(2, 3, size, size, device="meta"))
+    owned = Counter(id(p) for stage in cut for p in stage.parameters.values())
+    assert owned == Counter(id(p) for p in network.parameters())
+    assert len(cut) >= 5
+    assert {n.rpartition(".")[0] for n in cut[-1].parameters} == classifiers(network) | BESIDE_THE_CLASSIFIER.get(
+        name, set()
+    )
+    shares = [len({n.rpartition(".")[0] for n in stage.parameters}) for stage in cut]
+    assert max(shares[1:]) <= 0.75 * sum(shares)
+    assert_bitfit_trains_shifts_and_the_head(cut)
+
+
+def classifiers(network: nn.Module) -> set[str]:
+    told = network.get_classifier()
+    told = list(told) if isinstance(told, tuple | list | nn.ModuleList) else [told]
+    parts = [part for each in told for part in each.modules()]
+    return {
+        n for n, m in network.named_modules() if any(m is p for p in parts) and any(True for _ in m.parameters(False))
+    }
+
+
+def assert_bitfit_trains_shifts_and_the_head(cut) -> None:
+    progress = Progress(epoch=0, epochs=1, step=0, steps=1)
+    for stage in cut:
+        trained = {n for n, role in stage.roles.items() if BitFit().scale(stage.depth, role, progress)}
+        expected = {n for n in stage.parameters if stage.depth.from_head == 0 or n.endswith("bias")}
+        assert trained == expected
