@@ -23,6 +23,16 @@ from frostline.regularizers.regularizer import Regularizer
 Schedule = Callable[..., LRScheduler | ReduceLROnPlateau]
 
 
+class WeightedMean(MeanMetric):
+    """A mean of means over batches that count differently; torchmetrics' own forgets weights where NaN may pass."""
+
+    def update(self, value: float | Tensor, weight: float | Tensor | None = None) -> None:
+        """Add the mean of a batch, a scalar, which counts `weight` times; once where that is None."""
+        times = 1.0 if weight is None else weight
+        self.mean_value = self.mean_value + value * times
+        self.weight = self.weight + times
+
+
 class Training(pl.LightningModule):
     """What the two have in common: one network, one objective, one static partition of the parameters.
 
@@ -51,10 +61,10 @@ class Training(pl.LightningModule):
         self._groups = groups
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = WeightedMean(nan_strategy="disable")
         self.train_loss.persistent(mode=True)  # a run that was stopped within an epoch goes on with its mean
         # Lightning's own mean over several processes rounds their numbers of examples down to the same.
-        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.val_loss, self.test_loss = WeightedMean(nan_strategy="disable"), WeightedMean(nan_strategy="disable")
         self.val_metrics = objective.metrics(classes)
         self.test_metrics = objective.metrics(classes)
         self.classes = list(classes)
