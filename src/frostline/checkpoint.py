@@ -74,7 +74,7 @@ def carry(
         WeightsError: Too little fits, or a weight that would be carried is NaN or infinite; the network is untouched.
     """
     own = _tensors(network)
-    weights = _below(prefix, spelt_anew(weights))
+    weights = _below(prefix, spelt_anew(weights, own))
     found = renaming(weights, own)
     named = {found(name): weight for name, weight in weights.items() if found.has(name)}
     outside = [name for name in weights if not found.has(name)]

@@ -29,7 +29,8 @@ class WeightedMean(MeanMetric):
     def update(self, value: float | Tensor, weight: float | Tensor | None = None) -> None:
         """Add the mean of a batch, a scalar, which counts `weight` times; once where that is None."""
         times = 1.0 if weight is None else weight
-        self.mean_value = self.mean_value + value * times
+        if times:  # what counts for nothing may be NaN, a mean over no token
+            self.mean_value = self.mean_value + value * times
         self.weight = self.weight + times
 
 

@@ -103,7 +103,13 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     strategy = _strategy(cfg, verb, parts)
     attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
-    new = _new(carried) if carried else set() if model.brings_head(len(data.class_names)) else set(parts[-1].parameters)
+    new = (
+        _new(carried)
+        if carried
+        else set()
+        if objective.brings_head(model, data.class_names)
+        else set(parts[-1].parameters)
+    )
     refuse_random_parts(plan, new)
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
     if plan.strategy.content:
@@ -173,6 +179,10 @@ def _weights(init_from: str | None, store: Store | None) -> dict[str, Tensor] | 
 
 def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage, cfg: DictConfig) -> Carried | None:
     if weights is None:
+        if cfg.init_prefix is not None:
+            raise RequestError(
+                "init_prefix: there is no init_from whose names it could be of; add one, or leave it out"
+            )
         return None
     names = [*head.parameters, *head.buffers]
     return carry(network, weights, head=names, min_coverage=cfg.min_coverage, prefix=cfg.init_prefix)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from frostline.nn.chance import chance
 from frostline.nn.detection import Detected
 
 _CONTAINERS = ("rpn", "roi_heads")
@@ -47,7 +48,7 @@ class Detector(nn.Module):
         images = inputs["images"]
         if self.training:
             return Detected(self._losses(images, inputs["targets"]), [])
-        with _same_randomness(images[0].device), _answering_once(self.model):
+        with chance(images[0].device, training=False), _answering_once(self.model):
             losses = self._losses(images, inputs["targets"]) if "targets" in inputs else {}
             return Detected(losses, self._detections(images))
 
@@ -135,14 +136,3 @@ class _Memory:
         if not self._answers:
             self._answers.append(self._forward(*inputs))
         return self._answers[0]
-
-
-@contextmanager
-def _same_randomness(device: torch.device) -> Iterator[None]:
-    """Draw the same in this context each time, and put the generators back as they were."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would reset every accelerator
-        if on_gpu:
-            torch.cuda.manual_seed(0)
-        yield

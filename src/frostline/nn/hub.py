@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from frostline.errors import RequestError, WeightsError
@@ -30,7 +33,7 @@ def configuration(name: str, entries: Mapping[str, Any], *, new: bool, own: Mapp
         WeightsError: It cannot be read.
     """
     configs, kind = library("transformers", extra="text").AutoConfig, new and is_a_kind(name)
-    read = configs.for_model if kind else configs.from_pretrained
+    read = configs.for_model if kind else partial(configs.from_pretrained, trust_remote_code=False)
     with one_sentence("model.name", name):
         plain = read(name)
         for entry in entries:
@@ -95,6 +98,21 @@ def refuse_incomplete(name: str, drawn: set[str], *, may_be_new: Callable[[str],
         )
 
 
+def image_processor(name: str, config: Any, *, pretrained: bool) -> Any:
+    """Return what knows sizes and normalisation of a network for images: that of its folder or id, or its kind's.
+
+    Raises:
+        WeightsError: There is one, and it cannot be read.
+    """
+    kinds = library("transformers", extra="text").models.auto.image_processing_auto.IMAGE_PROCESSOR_MAPPING
+    own = kinds[type(config)]["torchvision"]
+    folder = Path(name)
+    if not pretrained or (folder.is_dir() and not (folder / "preprocessor_config.json").is_file()):
+        return own()
+    with one_sentence("model.name", name):
+        return own.from_pretrained(name)
+
+
 @contextmanager
 def one_sentence(key: str, name: str) -> Iterator[None]:
     """Silence what transformers says of a new head, and say in one sentence what it could not find."""
@@ -106,8 +124,8 @@ def one_sentence(key: str, name: str) -> Iterator[None]:
         yield
     except RequestError:
         raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise WeightsError(
             f"{key}={name}: cannot be read ({reason}); put config.json, model.safetensors and the tokenizer's files or "
             f"preprocessor_config.json of https://huggingface.co/{name} into a folder and name that, or fetch them "

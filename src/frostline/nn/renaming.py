@@ -1,6 +1,5 @@
 """What the tensors of one network are called in another that has it inside: found by a vote over names and shapes."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from frostline.errors import WeightsError
 _TRIED = 32
 """How many of the likeliest pairs of prefixes are tried in full."""
 
-_OLD_NAMES = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias"))
+_OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 """What layer normalisation called its parameters in weights that come from TensorFlow."""
 
 
@@ -40,14 +39,19 @@ class Renaming:
         return self.ours + name.removeprefix(self.theirs)
 
 
-def spelt_anew(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with today's names for the parameters of layer normalisation."""
-    spelt = {}
-    for name, weight in weights.items():
-        for old, new in _OLD_NAMES:
-            name = old.sub(new, name)
-        spelt[name] = weight
-    return spelt
+def spelt_anew(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with today's names for the parameters of layer normalisation.
+
+    A network that has parameters of the old names itself, such as the scales of ConvNeXt's layers, keeps them.
+    """
+    ends = {name.rpartition(".")[2] for name in own}
+    old = {was: now for was, now in _OLD_NAMES.items() if was not in ends}
+    return {_ending(name, old): weight for name, weight in weights.items()}
+
+
+def _ending(name: str, renamed: Mapping[str, str]) -> str:
+    parent, dot, end = name.rpartition(".")
+    return f"{parent}.{renamed.get(end, end)}" if dot else name
 
 
 def renaming(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Renaming:

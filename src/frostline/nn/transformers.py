@@ -119,7 +119,9 @@ class Transformer:
             raise RequestError(f"model.tokenizer: '{self.name}' alone has none; name the folder or the id of one")
         name, key = (self.name, "model.name") if self.tokenizer is None else (self.tokenizer, "model.tokenizer")
         with hub.one_sentence(key, name):
-            read = library("transformers", extra="text").AutoTokenizer.from_pretrained(name, padding_side="right")
+            read = library("transformers", extra="text").AutoTokenizer.from_pretrained(
+                name, padding_side="right", trust_remote_code=False
+            )
         if not read.is_fast:
             raise RequestError(f"{key}={name}: has no tokenizer.json, which says where each token begins; add one")
         if read.pad_token_id is None:  # GPT-2 was trained on texts that need no padding

@@ -12,7 +12,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from frostline.errors import RequestError, WeightsError
+from frostline.errors import RequestError
 from frostline.nearest import did_you_mean
 from frostline.nn import hub
 from frostline.nn.detection import Detected, DetectionInput
@@ -99,13 +99,7 @@ class TransformersDetector:
     @cached_property
     def _processor(self) -> Any:
         """What knows sizes, normalisation and how to read detections off: that of the folder, or its kind's."""
-        transformers = library("transformers", extra="text")
-        own = transformers.models.auto.image_processing_auto.IMAGE_PROCESSOR_MAPPING[type(self._config)]["torchvision"]
-        try:
-            with hub.one_sentence("model.name", self.name):
-                return own.from_pretrained(self.name) if self.pretrained else own()
-        except WeightsError:
-            return own()
+        return hub.image_processor(self.name, self._config, pretrained=self.pretrained)
 
 
 class Detr(nn.Module):

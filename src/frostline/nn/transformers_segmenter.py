@@ -10,10 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from frostline.errors import WeightsError
 from frostline.nn import hub
 from frostline.nn.backbone import ImageInput
-from frostline.nn.extras import library
 
 _FAMILY = "AutoModelForSemanticSegmentation"
 
@@ -90,15 +88,7 @@ class TransformersSegmenter:
     def _processor(self) -> Any:
         """What knows size and normalisation: that of the folder, or its kind's."""
         assert self._kind is not None, "a kind that cannot do the task is refused"
-        mapping = library("transformers", extra="text").models.auto.image_processing_auto.IMAGE_PROCESSOR_MAPPING
-        own = mapping[type(self._config)]["torchvision"]
-        if not self.pretrained:
-            return own()
-        try:
-            with hub.one_sentence("model.name", self.name):
-                return own.from_pretrained(self.name)
-        except WeightsError:
-            return own()
+        return hub.image_processor(self.name, self._config, pretrained=self.pretrained)
 
 
 class Upsampled(nn.Module):

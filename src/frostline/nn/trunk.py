@@ -56,13 +56,21 @@ class Trunk(nn.Module):
             pooled = self.network(images)
         finally:
             handle.remove()
-        return Features(as_maps(seen[-1]), pooled.flatten(1))
+        pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # GoogLeNet and Inception, while they train
+        pooled = pooled.flatten(1)
+        return Features(as_maps(seen[-1], width=pooled.shape[1]), pooled)
 
 
-def as_maps(features: Tensor) -> Tensor:
-    """Return features of shape (B, C, h, w): those of tokens (B, N, C) on their square grid, without class tokens."""
+def as_maps(features: Tensor, *, width: int) -> Tensor:
+    """Return features of shape (B, C, h, w): those of tokens (B, N, C) on their square grid, without class tokens.
+
+    Args:
+        features: Of shape (B, C, h, w), (B, h, w, C) or (B, N, C).
+        width: How many features an image has once they are pooled, which tells where the channels are.
+    """
     if features.ndim == 4:
-        return features
+        last = features.shape[1] != width and features.shape[3] == width
+        return features.movedim(3, 1) if last else features
     side = isqrt(features.shape[1])
     grid = features[:, features.shape[1] - side**2 :]
     return grid.transpose(1, 2).reshape(len(grid), -1, side, side)

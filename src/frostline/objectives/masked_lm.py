@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from frostline.errors import RequestError
 from frostline.nn.backbone import Backbone
-from frostline.objectives.chance import chance
+from frostline.nn.chance import chance
 from frostline.objectives.language_modelling import Guess, LanguageModelling
 
 
@@ -52,7 +52,7 @@ class _Masked(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Guess:
         """Mask some of the `input_ids` (B, L) and guess them."""
         tokens = inputs["input_ids"]
-        with chance(training=self.training):
+        with chance(tokens.device, training=self.training):
             at = self._drawn(tokens)
             shown = self._masked(tokens, at)
         return Guess(self.network({**inputs, "input_ids": shown}, at), tokens[at], at.nonzero()[:, 0])

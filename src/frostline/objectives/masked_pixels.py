@@ -10,8 +10,8 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from frostline.batch import Batch
 from frostline.nn.backbone import Backbone
+from frostline.nn.chance import chance
 from frostline.nn.trunk import Trunk
-from frostline.objectives.chance import chance
 from frostline.objectives.pretext import Pretext
 
 
@@ -65,7 +65,7 @@ class _Guess(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Hide patches of images (B, 3, H, W) and guess them."""
-        with chance(training=self.training):
+        with chance(images.device, training=self.training):
             hidden = self._hidden(images)
         guess = self.head(self.trunk(images * (1 - hidden)).maps)
         guess = F.interpolate(guess, images.shape[2:], mode="bilinear", align_corners=False)

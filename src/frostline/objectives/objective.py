@@ -29,6 +29,10 @@ class Objective(ABC):
         """
         return model.network(len(classes))
 
+    def brings_head(self, model: Backbone, classes: Sequence[str]) -> bool:
+        """Tell whether the recipe's own weights fill the head of that network."""
+        return model.brings_head(len(classes))
+
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean loss over the batch, a scalar."""

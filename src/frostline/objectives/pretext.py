@@ -27,6 +27,10 @@ class Pretext(Objective):
         """Put this problem's head on the recipe's trunk."""
         return self.on(Trunk(model), model)
 
+    def brings_head(self, model: Backbone, classes: Sequence[str]) -> bool:
+        """Return False: the head of the problem is always new."""
+        return False
+
     @abstractmethod
     def on(self, trunk: Trunk, model: Backbone) -> nn.Module:
         """Return the network that sets and solves the problem."""

@@ -10,8 +10,8 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from frostline.batch import Batch
 from frostline.nn.backbone import Backbone
+from frostline.nn.chance import chance
 from frostline.nn.trunk import Trunk
-from frostline.objectives.chance import chance
 from frostline.objectives.pretext import Pretext
 from frostline.objectives.views import Views
 
@@ -71,7 +71,7 @@ class _Contrast(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Look at images (B, 3, S, S) twice, each time otherwise."""
-        with chance(training=self.training):
+        with chance(images.device, training=self.training):
             looks = torch.cat([self._view(images), self._view(images)])
         views = F.normalize(self.head(self.trunk(looks).pooled), dim=1).view(2, len(images), -1)
         return {"views": views} | ({} if self.training else {"features": self.trunk(images).pooled})

@@ -99,7 +99,20 @@ def test_one_word_in_common_is_no_sign() -> None:
 
 def test_the_old_names_of_layer_normalisation_are_understood() -> None:
     old = {"encoder.LayerNorm.gamma": torch.ones(2), "encoder.LayerNorm.beta": torch.zeros(2), "gamma": torch.ones(1)}
-    assert list(spelt_anew(old)) == ["encoder.LayerNorm.weight", "encoder.LayerNorm.bias", "gamma"]
+    today = {"encoder.LayerNorm.weight": torch.ones(2), "encoder.LayerNorm.bias": torch.zeros(2)}
+    assert list(spelt_anew(old, today)) == ["encoder.LayerNorm.weight", "encoder.LayerNorm.bias", "gamma"]
+
+
+def test_a_network_whose_own_parameters_have_the_old_names_keeps_them() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.gamma = nn.Linear(3, 3), nn.Parameter(torch.full((3,), 1e-6))
+
+    theirs, ours = nn.Sequential(Scaled()), nn.Sequential(Scaled())
+    theirs[0].gamma.data.fill_(0.7)
+    assert carry(ours, state(theirs), head=(), min_coverage=1.0).missing == ()
+    assert torch.equal(ours[0].gamma, theirs[0].gamma)
 
 
 def test_two_networks_that_fit_equally_are_not_chosen_between_in_silence() -> None:

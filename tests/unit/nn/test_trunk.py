@@ -27,7 +27,7 @@ def test_features_of_a_cifar_resnet_are_those_before_pooling_and_before_the_head
         ("densenet121", 1024, 1024, 7),
         ("swin_t", 768, 768, 7),
         pytest.param("inception_v3", 2048, 2048, 8, marks=pytest.mark.slow),
-        pytest.param("googlenet", 1024, 1024, 7, marks=pytest.mark.slow),
+        ("googlenet", 1024, 1024, 7),
     ],
 )
 def test_any_classifier_of_torchvision_has_a_trunk(name: str, channels: int, width: int, side: int) -> None:
@@ -47,7 +47,13 @@ def test_parameters_keep_their_names_and_the_head_is_gone() -> None:
 
 def test_tokens_lie_on_their_grid_without_the_class_token() -> None:
     tokens = torch.arange(10.0).view(1, 10, 1)
-    assert torch.equal(as_maps(tokens), torch.arange(1.0, 10).view(1, 1, 3, 3))
+    assert torch.equal(as_maps(tokens, width=1), torch.arange(1.0, 10).view(1, 1, 3, 3))
+
+
+def test_maps_with_channels_last_are_turned() -> None:
+    features = torch.randn(2, 7, 5, 16)
+    assert torch.equal(as_maps(features, width=16), features.permute(0, 3, 1, 2))
+    assert as_maps(features, width=7) is features
 
 
 def test_mode_and_random_state_stay() -> None:
