@@ -111,7 +111,8 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         else set(parts[-1].parameters)
     )
     refuse_random_parts(plan, new)
-    extra = {"data": data.fingerprint(), "weights": start, "verb": verb}
+    shown = getattr(model.input, "fingerprint", None) or repr(model.input)
+    extra = {"data": data.fingerprint(), "weights": start, "verb": verb, "input": shown}
     if plan.strategy.content:
         extra["freeze"] = plan.strategy.content
     module = _module(cfg, verb, network, objective, plan, data)

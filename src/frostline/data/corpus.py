@@ -133,14 +133,17 @@ def _hashed(key: str, file: Path, size: int, _changed: int) -> str:
     if not file.is_file() or not size:
         raise DataError(f"{key}={file}: is {'empty' if file.is_file() else 'no file'}; choose another")
     digest, decoder, lines = sha256(), codecs.getincrementaldecoder("utf-8")(), 1
+    is_text = file.suffix.lower() != ".parquet"
     with file.open("rb") as stream:
         while part := stream.read(_READ):
             digest.update(part)
             try:
-                lines += decoder.decode(part).count("\n") if file.suffix != ".parquet" else 0
+                lines += decoder.decode(part).count("\n") if is_text else 0
             except UnicodeDecodeError as error:
                 lines += part[: error.start].count(b"\n")
                 raise DataError(f"{key}={file}: line {lines} is not UTF-8; save the file as UTF-8") from error
+    if is_text and decoder.getstate()[0]:
+        raise DataError(f"{key}={file}: ends within a character of UTF-8; save the file whole")
     return digest.hexdigest()
 
 
@@ -170,9 +173,10 @@ def _examples(split: str, blocks: TokenFile) -> Examples:
 def _blocks(
     split: str, files: Sequence[tuple[Path, str]], column: str | int | None, spec: TextInput, longest: int
 ) -> TokenFile:
-    told = [[content for _, content in files], spec.fingerprint, spec.causal, longest, column, "blocks 1"]
-    counts: Counter[str] = Counter({"documents": 0, "cut": 0, "tokens_left_out": 0})
     first, last = _bounds(spec)
+    contents = [[file.suffix.lower(), content] for file, content in files]  # the suffix says how a file is read
+    told = [contents, spec.fingerprint, first, last, spec.causal, longest, column, "blocks 2"]
+    counts: Counter[str] = Counter({"documents": 0, "cut": 0, "tokens_left_out": 0})
     pack = partial(running, last=last) if spec.causal else partial(sentences, first=first, last=last)
     return token_file(
         sha256(json.dumps(told).encode()).hexdigest(),
@@ -226,7 +230,7 @@ def _lines(
     key: str, files: Sequence[tuple[Path, str]], column: str | int | None, *, keep_ends: bool
 ) -> Iterator[_Line]:
     for file, _ in files:
-        if file.suffix in TABLES:
+        if file.suffix.lower() in TABLES:
             asked = Column(key="data.text", asked=column, names=TEXT, place=0)
             rows = read_rows(key, str(file), [asked])
             yield from (_Line(str(row.values[0]), True) for row in rows if row.values[0])

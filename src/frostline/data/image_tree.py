@@ -48,8 +48,9 @@ def _split_folders(root: str, found: Listing) -> dict[str, str]:
     base = ""
     while True:
         children = _children(found, base)
-        if "train" in children and _children(found, f"{base}train/"):
-            return folder_of_each_split(root, base, [name for name in children if name in SPLIT_FOLDERS])
+        named = [name for name in children if name.lower() in SPLIT_FOLDERS]
+        if any(name.lower() == "train" and _children(found, f"{base}{name}/") for name in named):
+            return folder_of_each_split(root, base, named)
         if len(children) != 1 or not _children(found, f"{base}{children[0]}/"):
             return {"train": base}
         base = f"{base}{children[0]}/"
@@ -63,7 +64,7 @@ def folder_of_each_split(root: str, base: str, names: Sequence[str]) -> dict[str
     """
     folders: dict[str, str] = {}
     for name in names:
-        split = SPLIT_FOLDERS[name]
+        split = SPLIT_FOLDERS[name.lower()]
         if split in folders:
             raise DataError(
                 f"data.root={root}: '{folders[split][:-1]}' and '{base}{name}' both stand for {split}; keep one of them"

@@ -12,6 +12,7 @@ from frostline.data.examples import Examples
 from frostline.data.image_split import ImageSplit, Mixing
 from frostline.data.pixels import AugmentedImages, Images, fitted
 from frostline.data.splitted import SplittedData
+from frostline.errors import RequestError
 from frostline.nn.backbone import ImageInput
 
 
@@ -49,8 +50,14 @@ class ImageData(SplittedData):
         """Return the side in pixels where the user chose none, given what the network expects."""
         return expected
 
-    def expect(self, spec: ImageInput) -> None:
-        """Take the normalisation, and the size where the user chose none, from what the network expects."""
+    def expect(self, spec: Any) -> None:
+        """Take the normalisation, and the size where the user chose none, from what the network expects.
+
+        Raises:
+            RequestError: The network takes no images.
+        """
+        if not isinstance(spec, ImageInput):
+            raise RequestError("model: takes no images, which the data has; choose another model, or data")
         size = self.image_size or self.size_for(spec.size)
         self._expected = ImageInput(size=size, mean=spec.mean, std=spec.std)
         self._splits = {}

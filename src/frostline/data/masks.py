@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from frostline.batch import NO_LABEL
 from frostline.data.examples import Examples, Source
-from frostline.data.pixels import content_of, opened, problem_of
+from frostline.data.pixels import KINDS, content_of, opened, problem_of
 from frostline.errors import DamagedError, DataError
 
 STRATUM = "image"
@@ -175,7 +175,9 @@ def _values(content: bytes) -> NDArray[np.int64]:
     """
     if not content:
         raise ValueError("an empty file")
-    mask = Image.open(io.BytesIO(content))
+    mask = Image.open(io.BytesIO(content), formats=KINDS)
+    if mask.mode == "L" and mask.tile and mask.tile[0][3] in ("L;2", "L;4"):
+        raise ValueError("a mask in grey of 2 or 4 bits, whose numbers nobody can read as they are; save it in 8 bits")
     if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
         raise ValueError(f"a mask holds one whole number for each pixel, not {mask.mode}")
     values = np.asarray(ImageOps.exif_transpose(mask)).astype(np.int64)

@@ -10,12 +10,11 @@ from annotated_types import Ge, Le
 
 from frostline.batch import NO_LABEL
 from frostline.data.examples import Source
+from frostline.data.image_tree import SPLIT_FOLDERS
 from frostline.data.listing import IMAGE_SUFFIXES, listing
 from frostline.data.masks import Pair, masked_source
 from frostline.data.segmentation import SegmentationData
 from frostline.errors import DataError
-
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -89,13 +88,13 @@ def _listed(file: Path) -> tuple[str, ...] | None:
 
 def _by_split(root: str, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     """Sort pairs by the folder of their split; where there is no `train/`, all are train's."""
-    folders = {pair.id.partition("/")[0] for pair in pairs if "/" in pair.id}
+    folders = {pair.id.partition("/")[0].lower() for pair in pairs if "/" in pair.id}
     if "train" not in folders:
         return {"train": list(pairs)}
     splits: dict[str, list[Pair]] = {}
     for pair in pairs:
-        first = pair.id.partition("/")[0]
-        if first not in _SPLITS or "/" not in pair.id:
+        first = pair.id.partition("/")[0].lower()
+        if first not in SPLIT_FOLDERS or "/" not in pair.id:
             raise DataError(f"data.root={root}: '{pair.id}' is in no split; move it into train/, val/ or test/")
-        splits.setdefault(_SPLITS[first], []).append(pair)
+        splits.setdefault(SPLIT_FOLDERS[first], []).append(pair)
     return splits

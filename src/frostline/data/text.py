@@ -100,7 +100,12 @@ def _example(split: str, row: Row) -> Labelled:
     if label is None or not str(label).strip():
         raise DataError(f"data.{split}: {row.where} has no label; remove the row, or choose another data.label")
     text = text or ""
-    return Labelled(name=row.where, content=text, label=str(label).strip(), digest=sha256(text.encode()).hexdigest())
+    return Labelled(
+        name=row.where,
+        content=text,
+        label=str(label).strip(),
+        digest=sha256(" ".join(text.split()).encode()).hexdigest(),
+    )
 
 
 def _refuse_a_header(file: str, examples: Sequence[Labelled]) -> None:

@@ -140,9 +140,18 @@ def _read(files: tuple[tuple[str, str], ...], tokens: str | int | None, tags: st
     return Source(name=files[0][1], classes=classes, splits=parts, strata=("sentences",))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaggedSentences(Examples):
+    """Sentences, whose label is the tags of their words."""
+
+    def spelt(self, strata: Sequence[str]) -> list[str]:
+        """Return the tags of each."""
+        return [" ".join(self.content[row].tags) for row in self.rows.tolist()]
+
+
 def _examples(content: Sequence[Sentence], rows: NDArray[np.int64]) -> Examples:
     chosen = [content[row] for row in rows]
-    return Examples(
+    return TaggedSentences(
         content=content,
         rows=rows,
         labels=np.zeros(len(rows), dtype=np.int64),

@@ -72,8 +72,8 @@ def _by_split(root: str, found: Listing) -> dict[str, list[str]]:
         raise DataError(f"data.root={root}: there is no image in it; add some ({', '.join(IMAGE_SUFFIXES)})")
     base = _shared_folder(found)
     tops = {name.removeprefix(base).partition("/")[0] for name in found.images if "/" in name.removeprefix(base)}
-    named = sorted(tops & SPLIT_FOLDERS.keys())
-    if "train" not in named or len(named) == 1:
+    named = sorted(name for name in tops if name.lower() in SPLIT_FOLDERS)
+    if "train" not in map(str.lower, named) or len(named) == 1:
         return {"train": list(found.images)}
     folders = folder_of_each_split(root, base, named)
     parts = {split: [name for name in found.images if name.startswith(folder)] for split, folder in folders.items()}

@@ -284,3 +284,9 @@ def test_some_of_the_classes_are_numbered_in_the_order_in_which_they_are_named(p
 def test_classes_that_cannot_be_told_apart_are_refused(plant, classes: list[str], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         folder(plant({"cat": 10, "dog": 10}), classes=classes)
+
+
+def test_folders_of_splits_may_be_written_in_capitals(plant) -> None:
+    data = folder(plant({"Train/cat": 10, "Train/dog": 10, "Test/cat": 3, "Test/dog": 3}))
+    assert data.class_names == ["cat", "dog"]
+    assert all(name.startswith("Test/") for name in data.example_ids("test"))

@@ -12,6 +12,7 @@ from torchvision.transforms import functional as transforms
 
 from frostline.batch import Batch
 from frostline.data.digits import Digits
+from frostline.errors import RequestError
 from frostline.nn.backbone import ImageInput
 
 SPEC = ImageInput(size=8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -280,3 +281,8 @@ def test_only_what_trains_is_mixed() -> None:
     for loader in (data.val_dataloader(), data.test_dataloader(), data.reference_dataloader()):
         assert next(iter(loader)).targets.ndim == 1
     assert data.describe()["mix"] == "mixup"
+
+
+def test_a_network_that_takes_no_images_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"^model: takes no images, which the data has"):
+        Digits(seed=0).expect(object())

@@ -343,3 +343,9 @@ def test_cityscapes_reads_masks_by_class_where_there_are_no_others(tmp_path: Pat
     data.setup()
     labels = data.drawn("test").show(9)[1]
     assert [data.class_names[labels[0, 0]], data.class_names[labels[5, 0]], int(labels[2, 0])] == ["sky", "road", -100]
+
+
+def test_a_mask_of_two_bits_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path)
+    Image.fromarray(np.zeros((8, 16), dtype=np.uint8)).save(tmp_path / "masks/003.png", bits=2)
+    assert "in grey of 2 or 4 bits" in refusal(tmp_path)
