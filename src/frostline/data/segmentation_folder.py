@@ -14,6 +14,7 @@ from frostline.data.image_tree import SPLIT_FOLDERS
 from frostline.data.listing import IMAGE_SUFFIXES, listing
 from frostline.data.masks import Pair, masked_source
 from frostline.data.segmentation import SegmentationData
+from frostline.data.table import text_lines
 from frostline.errors import DataError
 
 
@@ -83,7 +84,7 @@ def _refuse_unpaired(root: str, images: dict[str, Path], masks: dict[str, Path])
 def _listed(file: Path) -> tuple[str, ...] | None:
     if not file.is_file():
         return None
-    return tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    return tuple(line.strip() for line in text_lines("data.root", file) if line.strip())
 
 
 def _by_split(root: str, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

@@ -11,6 +11,7 @@ from frostline.data.annotations import Annotated, NamedBox, annotated_source
 from frostline.data.detection import DetectionData, folder_of
 from frostline.data.examples import Source
 from frostline.data.listing import IMAGE_SUFFIXES
+from frostline.data.table import text_lines
 from frostline.errors import DataError
 from frostline.nearest import nearest
 
@@ -41,11 +42,7 @@ class Voc(DetectionData):
 @lru_cache(maxsize=4)
 def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     base = _base(root, folder)
-    images = {
-        f.stem: f
-        for f in sorted((base / "JPEGImages").rglob("*"))
-        if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES
-    }
+    images = _images(root, base / "JPEGImages")
     annotations = {f.stem: f for f in sorted((base / "Annotations").glob("*.xml"))}
     lists = _lists(root, base / "ImageSets" / "Main")
     if not lists:
@@ -56,6 +53,16 @@ def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     }
     listed = {name for names in lists.values() for name in names}
     return annotated_source(root, splits, classes=classes, ignored=len(images.keys() - listed))
+
+
+def _images(root: str, folder: Path) -> dict[str, Path]:
+    """Return the images of a folder by their names without suffixes, by which lists and annotations call them."""
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES]
+    named = {file.stem: file for file in files}
+    if twice := [file for file in files if named[file.stem] != file]:
+        both = f"'{twice[0].relative_to(folder)}' and '{named[twice[0].stem].relative_to(folder)}'"
+        raise DataError(f"data.root={root}: {both} have one name in JPEGImages/; rename one of them")
+    return named
 
 
 def _base(root: str, folder: Path) -> Path:
@@ -88,7 +95,7 @@ def _lists(root: str, folder: Path) -> dict[str, list[str]]:
 
 
 def _names(file: Path) -> list[str]:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    lines = text_lines("data.root", file)
     return list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
 
 

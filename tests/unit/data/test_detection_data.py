@@ -375,3 +375,21 @@ def test_real_blood_cells_are_read_and_their_two_boxes_without_area_counted(shar
     assert data.class_names == ["Platelets", "RBC", "WBC"]
     assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [205, 87, 72]
     assert data.describe()["boxes"]["degenerate"] == 2
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    voc(tmp_path)
+    one = next((tmp_path / "JPEGImages").iterdir())
+    (tmp_path / "JPEGImages" / "again").mkdir()
+    (tmp_path / "JPEGImages" / "again" / one.name).write_bytes(one.read_bytes())
+    assert f"'{one.name}' and 'again/{one.name}' have one name in JPEGImages/; rename one of them" in refusal(
+        tmp_path
+    ) or f"'again/{one.name}' and '{one.name}' have one name" in refusal(tmp_path)
+
+
+def test_a_list_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    voc(tmp_path)
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True, exist_ok=True)
+    (lists / "train.txt").write_bytes(b"000\nF\xfc\xdfe\n")
+    assert refusal(tmp_path).endswith("line 2 is not UTF-8; save the file as UTF-8")
