@@ -42,7 +42,7 @@ class Torchvision:
         names = models.list_models(module=models)
         if self.name not in names:
             problem = f"model.name: '{self.name}' is no classification network of torchvision"
-            raise RequestError(f"{problem}; {did_you_mean(self.name, names)}")
+            raise RequestError(f"{problem}; {_elsewhere(self.name) or did_you_mean(self.name, names)}")
         if self.weights is not None and self._published is None and not Path(self.weights).is_file():
             problem = f"model.weights: '{self.weights}' is neither a file nor weights that {self.name} comes with"
             raise RequestError(f"{problem}; {did_you_mean(self.weights, self._enum.__members__)}")
@@ -97,3 +97,11 @@ class Torchvision:
 
 def _without_dots(name: str) -> str:
     return _DENSENET_DOT.sub(r"\1\2", name)
+
+
+def _elsewhere(name: str) -> str | None:
+    """Return which choice has a network of another task."""
+    for module, choice in ((models.detection, "torchvision_detector"), (models.segmentation, "torchvision_segmenter")):
+        if name in models.list_models(module=module):
+            return f"choose model={choice}"
+    return None

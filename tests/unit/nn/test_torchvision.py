@@ -263,3 +263,10 @@ def test_a_file_without_a_classifier_leaves_it_new(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Torchvision(name="squeezenet1_1", weights=str(path)).network(1000).classifier[1].out_channels == 1000
+
+
+def test_a_network_of_another_task_is_pointed_to_its_choice() -> None:
+    with pytest.raises(RequestError, match=r"torchvision; choose model=torchvision_detector$"):
+        Torchvision(name="fasterrcnn_resnet50_fpn")
+    with pytest.raises(RequestError, match=r"torchvision; choose model=torchvision_segmenter$"):
+        Torchvision(name="fcn_resnet50")
