@@ -14,7 +14,7 @@ from frostline.nearest import did_you_mean, nearest
 from frostline.nn.backbone import CLASSIFIERS, ImageInput
 from frostline.nn.extras import library
 from frostline.nn.stages import stages
-from frostline.nn.torchvision_weights import fill
+from frostline.nn.torchvision_weights import fill, fill_whole
 from frostline.nn.weights import read_weights
 
 
@@ -56,8 +56,12 @@ class Timm:
         return ImageInput(size=height, mean=tuple(config["mean"]), std=tuple(config["std"]))
 
     def brings_head(self, num_classes: int) -> bool:
-        """Tell whether there are weights, of as many classes as timm says."""
-        return self.weights is not None and num_classes == self._config.num_classes
+        """Tell whether the weights, published or a file's, have as many classes."""
+        if self.weights is None or self._published:
+            return self.weights is not None and num_classes == self._config.num_classes
+        with torch.device("meta"):
+            network = _timm().create_model(self.name, num_classes=num_classes)
+        return fill_whole(network, _renamed(read_weights(self.weights), network, self.name))
 
     def network(self, num_classes: int) -> nn.Module:
         """Build the network and fill it with its weights; a classifier of another size keeps its new weights.

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from frostline.errors import RequestError
 from frostline.nearest import did_you_mean
 from frostline.nn.backbone import CLASSIFIERS, ImageInput
 from frostline.nn.stages import stages
-from frostline.nn.torchvision_weights import download, fill
+from frostline.nn.torchvision_weights import bring_head, check_choice, file_of, fill
 from frostline.nn.weights import read_weights
 
 # Trained on pixels in [-1, 1]; torchvision hides it behind a second normalisation in the network, which stays off here.
@@ -43,9 +43,7 @@ class Torchvision:
         if self.name not in names:
             problem = f"model.name: '{self.name}' is no classification network of torchvision"
             raise RequestError(f"{problem}; {_elsewhere(self.name) or did_you_mean(self.name, names)}")
-        if self.weights is not None and self._published is None and not Path(self.weights).is_file():
-            problem = f"model.weights: '{self.weights}' is neither a file nor weights that {self.name} comes with"
-            raise RequestError(f"{problem}; {did_you_mean(self.weights, self._enum.__members__)}")
+        check_choice("model.weights", self.weights, self._enum, name=self.name)
 
     @property
     def input(self) -> ImageInput:
@@ -56,8 +54,9 @@ class Torchvision:
         return ImageInput(size=preset.crop_size[0], mean=tuple(preset.mean), std=tuple(preset.std))
 
     def brings_head(self, num_classes: int) -> bool:
-        """Tell whether there are weights, of as many classes as all of torchvision's classifiers: ImageNet's 1,000."""
-        return self.weights is not None and num_classes == 1000
+        """Tell whether the weights, those of ImageNet's 1,000 classes or a file's, have as many classes."""
+        new = partial(self._new, num_classes)
+        return bring_head(self.weights, self._enum, classes=num_classes, new=new, rename=_without_dots)
 
     def network(self, num_classes: int) -> nn.Module:
         """Build the network and fill it with its weights; a classifier of another size keeps its new weights.
@@ -72,10 +71,9 @@ class Torchvision:
         Raises:
             WeightsError: The weights cannot be downloaded or read, or are those of another network.
         """
-        network: nn.Module = models.get_model(self.name, num_classes=num_classes, **self._arguments())
+        network = self._new(num_classes)
         if self.weights is not None:
-            published = self._published
-            path = Path(self.weights) if published is None else download(published.url)
+            path = file_of(self.weights, self._enum)
             head = stages(network, torch.zeros(1, 3, self.input.size, self.input.size))[-1].parameters
             fill(network, read_weights(path), head=head, source=path, rename=_without_dots)
         return network
@@ -87,6 +85,10 @@ class Torchvision:
     @property
     def _published(self) -> Any:
         return self._enum.__members__.get(self.weights)
+
+    def _new(self, num_classes: int) -> nn.Module:
+        network: nn.Module = models.get_model(self.name, num_classes=num_classes, **self._arguments())
+        return network
 
     def _arguments(self) -> dict[str, Any]:
         if self.name in _ON_SYMMETRIC_PIXELS:

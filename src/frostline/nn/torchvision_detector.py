@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -17,7 +18,7 @@ from frostline.errors import RequestError, WeightsError
 from frostline.nearest import did_you_mean
 from frostline.nn.detection import DetectionInput
 from frostline.nn.detector import Detector
-from frostline.nn.torchvision_weights import download, fill
+from frostline.nn.torchvision_weights import bring_head, check_choice, file_of, fill
 from frostline.nn.weights import COUNTER, read_weights
 
 _SIZES = {
@@ -75,13 +76,8 @@ class TorchvisionDetector:
         _check_arguments(self.name, self.arguments)
         if self.weights is not None and self.backbone_weights is not None:
             raise RequestError("model.backbone_weights: model.weights hold a backbone already; set one of them to null")
-        for key, weights, enum in (
-            ("weights", self.weights, self._enum),
-            ("backbone_weights", self.backbone_weights, self._trunk_enum),
-        ):
-            if weights is not None and weights not in enum.__members__ and not Path(weights).is_file():
-                problem = f"model.{key}: '{weights}' is neither a file nor weights that {self.name} comes with"
-                raise RequestError(f"{problem}; {did_you_mean(weights, enum.__members__)}")
+        check_choice("model.weights", self.weights, self._enum, name=self.name)
+        check_choice("model.backbone_weights", self.backbone_weights, self._trunk_enum, name=self.name)
 
     @property
     def input(self) -> DetectionInput:
@@ -91,14 +87,8 @@ class TorchvisionDetector:
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights, COCO's with 90 places for classes or a file's, have as many classes."""
-        if self.weights is None:
-            return False
-        if (published := self._enum.__members__.get(self.weights)) is not None:
-            return len(published.meta["categories"]) == num_classes + self._first_label
-        with torch.device("meta"):
-            network = self._new(num_classes)
-        weights = read_weights(self.weights)
-        return all(name in weights and weights[name].shape == p.shape for name, p in _predictors(network).items())
+        classes, new = num_classes + self._first_label, partial(self._new, num_classes)
+        return bring_head(self.weights, self._enum, classes=classes, new=new)
 
     def network(self, num_classes: int) -> Detector:
         """Build the network and fill it with its weights; what predicts classes stays new if their number differs.
@@ -144,8 +134,7 @@ class TorchvisionDetector:
         return network
 
     def _fill(self, model: nn.Module, chosen: str) -> None:
-        published = self._enum.__members__.get(chosen)
-        path = Path(chosen) if published is None else download(published.url)
+        path = file_of(chosen, self._enum)
         weights = read_weights(path)
         if not any(name.endswith(COUNTER) for name in weights):
             _freeze_norms(model.get_submodule("backbone"), eps=_EPS_OF_FROZEN.get(self.name))
@@ -153,10 +142,9 @@ class TorchvisionDetector:
 
     def _trunk(self, chosen: str) -> tuple[str, Path]:
         """Return the classification network below and the file of its weights."""
-        published = self._trunk_enum.__members__.get(chosen)
         if chosen == "DEFAULT":  # SSD's VGG was trained on pixels of another range than classification's
-            published = signature(models.get_model_builder(self.name)).parameters["weights_backbone"].default
-        return self._trunk_name, Path(chosen) if published is None else download(published.url)
+            chosen = signature(models.get_model_builder(self.name)).parameters["weights_backbone"].default.name
+        return self._trunk_name, file_of(chosen, self._trunk_enum, key="model.backbone_weights")
 
 
 def _check_name(name: str) -> None:

@@ -1,6 +1,7 @@
 """Every semantic segmentation network of torchvision, by its name there."""
 
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -12,10 +13,11 @@ from torchvision import models
 from frostline.errors import RequestError
 from frostline.nearest import did_you_mean
 from frostline.nn.backbone import ImageInput
-from frostline.nn.torchvision_weights import download, fill
+from frostline.nn.torchvision_weights import bring_head, check_choice, file_of, fill
 from frostline.nn.weights import read_weights
 
 _LAST = ("classifier.", "aux_classifier.")
+_BACKBONE = "model.backbone_weights"
 _CLASSIFIERS = ("fc.", "classifier.")
 
 
@@ -46,8 +48,8 @@ class TorchvisionSegmenter:
             raise RequestError(f"{problem}; {did_you_mean(self.name, names)}")
         if self.weights is not None and self.backbone_weights is not None:
             raise RequestError("model.backbone_weights: model.weights hold a backbone already; set one of them to null")
-        _check("weights", self.weights, self._enum, self.name)
-        _check("backbone_weights", self.backbone_weights, self._trunk_enum, self.name)
+        check_choice("model.weights", self.weights, self._enum, name=self.name)
+        check_choice(_BACKBONE, self.backbone_weights, self._trunk_enum, name=self.name)
 
     @property
     def input(self) -> ImageInput:
@@ -56,8 +58,8 @@ class TorchvisionSegmenter:
         return ImageInput(size=self.size, mean=tuple(preset.mean), std=tuple(preset.std))
 
     def brings_head(self, num_classes: int) -> bool:
-        """Tell whether there are weights, of as many classes as the published ones have: the 21 of Pascal VOC."""
-        return self.weights is not None and num_classes == 21
+        """Tell whether the weights, those of Pascal VOC's 21 classes or a file's, have as many classes."""
+        return bring_head(self.weights, self._enum, classes=num_classes, new=partial(self._new, num_classes))
 
     def network(self, num_classes: int) -> nn.Module:
         """Build the network and fill it with its weights; a last layer of another size keeps its new weights.
@@ -72,16 +74,21 @@ class TorchvisionSegmenter:
         Raises:
             WeightsError: The weights cannot be downloaded or read, or are those of another network.
         """
-        builder = models.get_model_builder(self.name)
-        auxiliary = {"aux_loss": True} if "aux_loss" in signature(builder).parameters else {}
-        network: nn.Module = builder(weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
+        network = self._new(num_classes)
         if self.weights is not None:
-            path = _file(self.weights, self._enum)
+            path = file_of(self.weights, self._enum)
             head = [name for name, _ in network.named_parameters() if name.startswith(_LAST)]
             fill(network, read_weights(path), head=head, source=path)
         if self.backbone_weights is not None:
-            _fill_trunk(network.get_submodule("backbone"), _file(self.backbone_weights, self._trunk_enum))
+            source = file_of(self.backbone_weights, self._trunk_enum, key=_BACKBONE)
+            _fill_trunk(network.get_submodule("backbone"), source)
         return Segmenter(network)
+
+    def _new(self, num_classes: int) -> nn.Module:
+        builder = models.get_model_builder(self.name)
+        auxiliary = {"aux_loss": True} if "aux_loss" in signature(builder).parameters else {}
+        network: nn.Module = builder(weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
+        return network
 
     @property
     def _enum(self) -> Any:
@@ -110,19 +117,12 @@ class Segmenter(nn.Module):
         return tuple(outputs.values()) if self.training and len(outputs) > 1 else outputs["out"]
 
 
-def _check(key: str, asked: str | None, enum: Any, name: str) -> None:
-    if asked is not None and asked not in enum.__members__ and not Path(asked).is_file():
-        problem = f"model.{key}: '{asked}' is neither a file nor weights that {name} comes with"
-        raise RequestError(f"{problem}; {did_you_mean(asked, enum.__members__)}")
-
-
-def _file(asked: str, enum: Any) -> Path:
-    published = enum.__members__.get(asked)
-    return Path(asked) if published is None else download(published.url)
-
-
 def _fill_trunk(backbone: nn.Module, source: Path) -> None:
     """Load a classification network's weights; what is behind the features is left out."""
     weights = read_weights(source)
     features = {name: weight for name, weight in weights.items() if not name.startswith(_CLASSIFIERS)}
-    fill(backbone, features, head=(), source=source, rename=lambda name: name.removeprefix("features."))
+    fill(backbone, features, head=(), source=source, key=_BACKBONE, rename=_without_features)
+
+
+def _without_features(name: str) -> str:
+    return name.removeprefix("features.")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from frostline.errors import RequestError
+from frostline.errors import RequestError, WeightsError
 from frostline.nn.cifar_resnet import CifarResNet
 from frostline.nn.fcn import Fcn
 from frostline.nn.stages import stages
@@ -59,7 +59,10 @@ def test_the_auxiliary_head_speaks_while_the_network_trains() -> None:
 def test_weights_for_another_number_of_classes_leave_the_last_layers_new(tmp_path: Path) -> None:
     file = tmp_path / "lraspp.pth"
     torch.save(whole := models.get_model(SMALL, weights=None, weights_backbone=None, num_classes=21).state_dict(), file)
-    network = TorchvisionSegmenter(name=SMALL, weights=str(file)).network(5)
+    recipe = TorchvisionSegmenter(name=SMALL, weights=str(file))
+    assert recipe.brings_head(21)
+    assert not recipe.brings_head(5)
+    network = recipe.network(5)
     filled = network.model.state_dict()
     resized = {name for name, tensor in filled.items() if tensor.shape != whole[name].shape}
     assert resized == {
@@ -156,3 +159,10 @@ def test_what_transformers_lacks_is_told(options: dict, sentence: str, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RequestError, match=f"^{sentence}"):
         TransformersSegmenter(**options).network(3)
+
+
+def test_a_backbone_of_another_network_is_told_under_its_own_key(tmp_path: Path) -> None:
+    torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
+    recipe = TorchvisionSegmenter(name=SMALL, weights=None, backbone_weights=str(tmp_path / "resnet18.pth"))
+    with pytest.raises(WeightsError, match=r"^model.backbone_weights: .* and model.backbone_weights=null"):
+        recipe.network(5)

@@ -83,6 +83,13 @@ def test_weights_of_as_many_classes_bring_their_head():
     assert Timm(name="vit_base_patch16_224", weights="augreg_in21k").brings_head(21843)
 
 
+def test_a_file_brings_the_head_of_as_many_classes_as_it_has(tmp_path):
+    save_file(made(num_classes=7).state_dict(), tmp_path / "seven.safetensors")
+    recipe = Timm(name=SMALL, weights=str(tmp_path / "seven.safetensors"))
+    assert recipe.brings_head(7)
+    assert not recipe.brings_head(1000)
+
+
 def test_the_recipe_is_a_backbone():
     assert isinstance(Timm(name="resnet18"), Backbone)
 

@@ -142,7 +142,9 @@ def test_densenets_of_the_time_of_dotted_names_are_read(tmp_path):
            for n, w in published.state_dict().items() if not n.endswith("num_batches_tracked")}  # fmt: skip
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, path := tmp_path / "densenet121-a639ec97.pth")
-    assert differences(Torchvision(name="densenet121", weights=str(path)).network(1000), published) == set()
+    recipe = Torchvision(name="densenet121", weights=str(path))
+    assert recipe.brings_head(1000)
+    assert differences(recipe.network(1000), published) == set()
 
 
 def test_a_network_that_insists_on_its_version_takes_a_file_without_one(tmp_path):
@@ -160,7 +162,9 @@ def test_vision_transformers_of_the_time_of_other_names_are_read(tmp_path):
     for module, versions in state._metadata.items():
         versions["version"] = 1 if module.endswith("mlp") else versions.get("version")
     torch.save(state, path := tmp_path / "vit_b_32.pth")
-    assert differences(Torchvision(name="vit_b_32", weights=str(path)).network(1000), published) == set()
+    recipe = Torchvision(name="vit_b_32", weights=str(path))
+    assert recipe.brings_head(1000)
+    assert differences(recipe.network(1000), published) == set()
 
 
 @pytest.mark.slow
@@ -270,3 +274,14 @@ def test_a_network_of_another_task_is_pointed_to_its_choice() -> None:
         Torchvision(name="fasterrcnn_resnet50_fpn")
     with pytest.raises(RequestError, match=r"torchvision; choose model=torchvision_segmenter$"):
         Torchvision(name="fcn_resnet50")
+
+
+@pytest.mark.parametrize("name", ["densenet121", "googlenet", "shufflenet_v2_x0_5", "vit_b_16"])
+def test_weights_bring_the_head_of_as_many_classes_as_they_have(name, tmp_path):
+    assert Torchvision(name=name).brings_head(1000)
+    assert not Torchvision(name=name, weights=None).brings_head(1000)
+    auxiliary = {"init_weights": True} if name == "googlenet" else {}
+    torch.save(models.get_model(name, weights=None, num_classes=7, **auxiliary).state_dict(), tmp_path / "seven.pth")
+    recipe = Torchvision(name=name, weights=str(tmp_path / "seven.pth"))
+    assert recipe.brings_head(7)
+    assert not recipe.brings_head(1000)
