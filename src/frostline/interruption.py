@@ -20,6 +20,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from frostline.errors import RequestError
 from frostline.processes import anyone, everyones
@@ -200,6 +201,7 @@ class Interruption(Callback):
         checkpoint[OURS] = {
             "position": {"epoch": self._epoch, "batch": self._batch},
             "random": everyones(_random_states()),
+            "sums": everyones(_sums(pl_module)),
             "metrics": _logged_at_the_end_of(trainer) if ended else {},
             "metrics_step": trainer.global_step - 1,  # the step under which Lightning logs what an epoch came to
         }
@@ -208,17 +210,17 @@ class Interruption(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on where the checkpoint left off, and take SIGTERM back from Lightning, to which it is a good end."""
-        self._go_on(trainer)
+        self._go_on(trainer, pl_module)
         if self._listens:
             signal.signal(signal.SIGTERM, self._ask)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do the same where there was nothing left to train."""
-        self._go_on(trainer)
+        self._go_on(trainer, pl_module)
         self._step_what_waits(trainer)
 
-    def _go_on(self, trainer: pl.Trainer) -> None:
-        """Log what was not yet logged and put the random generators where the checkpoint left them."""
+    def _go_on(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log what was not yet logged and put random generators and metrics where the checkpoint left them."""
         if self._resumed is None:
             return
         if trainer.logger is not None and self._resumed["metrics"]:
@@ -226,6 +228,8 @@ class Interruption(Callback):
         self._waiting, self._within = self._resumed["metrics"], not self._resumed["metrics"]
         for states in self._resumed["random"][trainer.global_rank :][:1]:  # a fork may have more processes
             _restore_random(states)
+        for sums in self._resumed["sums"][trainer.global_rank :][:1]:
+            _restore_sums(pl_module, sums)
         self._resumed = None
 
     def on_load_checkpoint(
@@ -251,6 +255,23 @@ def _validation_follows(trainer: pl.Trainer, batches: int) -> bool:
     if trainer.check_val_every_n_epoch is None:  # then the interval does not begin anew with each epoch
         batches += trainer.current_epoch * int(trainer.num_training_batches)
     return trainer.is_last_batch or (isinstance(every, int | float) and every < float("inf") and batches % every == 0)
+
+
+def _sums(pl_module: pl.LightningModule) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what this process has summed up of its own examples in the epoch so far, by metric."""
+    metrics = {name: module for name, module in pl_module.named_modules() if isinstance(module, Metric)}
+    return {
+        name: {key: value.cpu() for key, value in metric.metric_state.items() if isinstance(value, torch.Tensor)}
+        for name, metric in metrics.items()
+        if metric.update_called
+    }
+
+
+def _restore_sums(pl_module: pl.LightningModule, sums: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    for name, state in sums.items():
+        metric = pl_module.get_submodule(name)
+        for key, value in state.items():
+            setattr(metric, key, value.to(pl_module.device))
 
 
 def _random_states() -> dict[str, Any]:

@@ -63,7 +63,6 @@ class Training(pl.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.train_loss = WeightedMean(nan_strategy="disable")
-        self.train_loss.persistent(mode=True)  # a run that was stopped within an epoch goes on with its mean
         # Lightning's own mean over several processes rounds their numbers of examples down to the same.
         self.val_loss, self.test_loss = WeightedMean(nan_strategy="disable"), WeightedMean(nan_strategy="disable")
         self.val_metrics = objective.metrics(classes)

@@ -87,7 +87,12 @@ class Look(pl.Callback):
         self.hashes: list[str] = []
         self.sent: list[int] = []
         self.trainable: list[int] = []
+        self.losses: list[float] = []
         self._hooked: object = None
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if "train/loss" in trainer.callback_metrics:
+            self.losses.append(float(trainer.callback_metrics["train/loss"]))
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.hashes.append(weights_hash(dict(self.rig.network.named_parameters())))
@@ -124,6 +129,7 @@ def train(strategy, *callbacks, world: int, optimizer=SGD, network=None, epochs=
         "hashes": look.hashes,
         "sent": look.sent,
         "trainable": look.trainable,
+        "train_losses": [*look.losses, float(trainer.callback_metrics["train/loss"])],
         "decisions": [decision.scales for decision in rig.freezing.plan.decisions],
         "loss": float(trainer.callback_metrics["val/loss"]),
         "accuracy": float(trainer.callback_metrics["val/accuracy"]),
@@ -256,3 +262,6 @@ def test_two_processes_stop_at_one_step_and_go_on_as_if_they_had_not_t37(tmp_pat
         assert isinstance(after, dict), after
         assert before["hashes"][-1] == after["hashes"][-1]
         assert all(torch.equal(before["weights"][n], after["weights"][n]) for n in before["weights"])
+        epochs = len(after["train_losses"])
+        assert 1 < epochs < len(before["train_losses"])  # the first of these was cut
+        assert after["train_losses"] == before["train_losses"][-epochs:]
