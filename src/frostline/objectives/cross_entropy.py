@@ -17,7 +17,8 @@ class CrossEntropy:
         label_smoothing: Share of each target that is spread evenly over all classes (Szegedy et al. 2015,
             arXiv:1512.00567, section 7).
         class_weights: How much an example of each class counts, in the order of the classes; None for all alike. The
-            mean is over the weights, so that only their ratios matter.
+            mean over a batch is over the weights, so that only their ratios matter; a split's loss is the mean of its
+            batches' by their examples.
     """
 
     def __init__(

@@ -39,8 +39,8 @@ class LanguageModelling(Objective):
     """Guess tokens of a text from others; means are over tokens, whatever the batches."""
 
     def loss(self, outputs: Guess, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy over the guessed tokens, a scalar in nats."""
-        return F.cross_entropy(outputs.logits, outputs.tokens)
+        """Return the mean cross-entropy over the guessed tokens, a scalar in nats; 0 where there are none."""
+        return F.cross_entropy(outputs.logits, outputs.tokens, reduction="sum") / max(1, len(outputs.tokens))
 
     def weight(self, outputs: Guess, batch: Batch) -> int:
         """Return how many tokens were guessed."""

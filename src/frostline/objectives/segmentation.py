@@ -26,7 +26,7 @@ class Segmentation(Objective):
     Args:
         loss: From logits (B, C, H, W) and labels (B, H, W) to a scalar, the mean over the pixels that count; by default
             the cross-entropy.
-        dice: Weight of the Dice loss that is added.
+        dice: Weight of the Dice loss that is added; it is one number for a batch, so that a split's is a mean of them.
         auxiliary_weight: Weight of each auxiliary head's loss.
     """
 

@@ -28,8 +28,10 @@ class TokenClassification(Objective):
         self._loss = loss
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return the mean loss over labelled tokens, a scalar."""
+        """Return the mean loss over labelled tokens, a scalar; 0 of a batch that has none."""
         labelled = batch.targets != NO_LABEL
+        if not labelled.any():
+            return outputs.sum() * 0  # a mean over no token would be NaN
         return self._loss(outputs[labelled], batch.targets[labelled])
 
     def weight(self, outputs: Tensor, batch: Batch) -> int:

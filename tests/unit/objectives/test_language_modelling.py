@@ -15,7 +15,7 @@ from frostline.errors import RequestError
 from frostline.nn.stages import stages
 from frostline.nn.transformers import CausalLanguageModel, MaskedLanguageModel, Transformer
 from frostline.objectives.causal_lm import CausalLM
-from frostline.objectives.language_modelling import LanguageModelling
+from frostline.objectives.language_modelling import Guess, LanguageModelling
 from frostline.objectives.masked_lm import MaskedLM, _Masked
 
 CASES = [(MaskedLM(), MaskedLanguageModel, "bert"), (CausalLM(), CausalLanguageModel, "gpt2")]
@@ -146,3 +146,10 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path) -> None:
     recipe = MaskedLanguageModel(name="bert", pretrained=False, tokenizer=tokenizer, config=TINY["bert"])
     with pytest.raises(RequestError, match=r"^objective: masked_lm needs a tokenizer with a mask_token, and this"):
         MaskedLM().network(recipe, [])
+
+
+def test_a_batch_without_a_token_to_guess_teaches_nothing() -> None:
+    logits = torch.zeros(0, 7, requires_grad=True)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    batch = Batch({}, torch.zeros(1, 3, dtype=torch.int64), torch.arange(1))
+    assert float(MaskedLM().loss(Guess(logits, nothing, nothing), batch)) == 0

@@ -34,3 +34,11 @@ def test_predictions_are_those_of_labelled_tokens() -> None:
     targets = torch.tensor([[NO_LABEL, 1, 0], [2, NO_LABEL, NO_LABEL]])
     kept = TokenClassification().predictions(logits, Batch({}, targets, torch.arange(2)))
     assert kept == {"target": ["1 0", "2"], "prediction": ["1 2", "2"]}
+
+
+def test_a_batch_without_a_labelled_token_teaches_nothing() -> None:
+    logits = torch.randn(2, 3, 4, requires_grad=True)
+    loss = TokenClassification().loss(logits, Batch({}, torch.full((2, 3), NO_LABEL), torch.arange(2)))
+    loss.backward()
+    assert float(loss) == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
