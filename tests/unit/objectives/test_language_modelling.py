@@ -152,4 +152,4 @@ def test_a_batch_without_a_token_to_guess_teaches_nothing() -> None:
     logits = torch.zeros(0, 7, requires_grad=True)
     nothing = torch.zeros(0, dtype=torch.int64)
     batch = Batch({}, torch.zeros(1, 3, dtype=torch.int64), torch.arange(1))
-    assert float(MaskedLM().loss(Guess(logits, nothing, nothing), batch)) == 0
+    assert MaskedLM().loss(Guess(logits, nothing, nothing), batch).item() == 0
