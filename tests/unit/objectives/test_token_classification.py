@@ -40,5 +40,5 @@ def test_a_batch_without_a_labelled_token_teaches_nothing() -> None:
     logits = torch.randn(2, 3, 4, requires_grad=True)
     loss = TokenClassification().loss(logits, Batch({}, torch.full((2, 3), NO_LABEL), torch.arange(2)))
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
