@@ -1,6 +1,7 @@
 """One label for each example."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -16,10 +17,9 @@ from torchmetrics.classification import (
 )
 
 from frostline.batch import Batch
+from frostline.objectives.auxiliary import Logits, deciding, total
 from frostline.objectives.cross_entropy import CrossEntropy
 from frostline.objectives.objective import Objective
-
-Logits = Tensor | tuple[Tensor, ...]
 
 
 class Classification(Objective):
@@ -46,11 +46,10 @@ class Classification(Objective):
 
     def loss(self, outputs: Logits, batch: Batch) -> Tensor:
         """Return the batch's mean loss, a scalar."""
-        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        total = self._loss(logits, batch.targets)
-        for more in auxiliary:
-            total = total + self._auxiliary_weight * self._loss(more, batch.targets)
-        return total
+        return total(partial(self._of, batch), outputs, weight=self._auxiliary_weight)
+
+    def _of(self, batch: Batch, logits: Tensor) -> Tensor:
+        return self._loss(logits, batch.targets)
 
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
         """Return top-1 and, of more than five classes, top-5 accuracy, macro-F1, Matthews, calibration and confusion.
@@ -73,13 +72,9 @@ class Classification(Objective):
 
     def measure(self, metrics: MetricCollection, outputs: Logits, batch: Batch) -> None:
         """Add a batch to the metrics."""
-        metrics.update(_logits(outputs).float(), batch.targets)
+        metrics.update(deciding(outputs).float(), batch.targets)
 
     def predictions(self, outputs: Logits, batch: Batch) -> dict[str, Tensor]:
         """Return the target, the most probable class and its probability, each of shape (B,)."""
-        confidence, prediction = torch.softmax(_logits(outputs).float(), dim=-1).max(dim=-1)
+        confidence, prediction = torch.softmax(deciding(outputs).float(), dim=-1).max(dim=-1)
         return {"target": batch.targets, "prediction": prediction, "confidence": confidence}
-
-
-def _logits(outputs: Logits) -> Tensor:
-    return outputs[0] if isinstance(outputs, tuple) else outputs

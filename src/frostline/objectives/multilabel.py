@@ -12,8 +12,9 @@ from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.utilities.data import dim_zero_cat
 
 from frostline.batch import Batch
+from frostline.objectives.auxiliary import Logits, deciding
 from frostline.objectives.binary_cross_entropy import BinaryCrossEntropy
-from frostline.objectives.classification import Classification, Logits
+from frostline.objectives.classification import Classification
 
 THRESHOLD = 0.5
 
@@ -105,8 +106,7 @@ class MeanAveragePrecision(AveragePrecision):
 
 
 def _probabilities(outputs: Logits) -> Tensor:
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
-    return logits.float().sigmoid()
+    return deciding(outputs).float().sigmoid()
 
 
 def _places(flags: Tensor) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """A class for every pixel."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -11,10 +12,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from frostline.batch import NO_LABEL, Batch
+from frostline.objectives.auxiliary import Logits, deciding, total
 from frostline.objectives.cross_entropy import CrossEntropy
 from frostline.objectives.objective import Objective
-
-Logits = Tensor | tuple[Tensor, ...]
 
 
 class Segmentation(Objective):
@@ -45,17 +45,13 @@ class Segmentation(Objective):
 
     def loss(self, outputs: Logits, batch: Batch) -> Tensor:
         """Return the batch's mean loss, a scalar; 0 of a batch in which no pixel counts."""
-        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        total = self._of(logits, batch.targets)
-        for more in auxiliary:
-            total = total + self._auxiliary_weight * self._of(more, batch.targets)
-        return total
+        return total(partial(self._of, batch.targets), outputs, weight=self._auxiliary_weight)
 
     def weight(self, outputs: Logits, batch: Batch) -> int:
         """Return how many pixels count: the loss of a split is a mean over its pixels, whatever the batches."""
         return int((batch.targets != NO_LABEL).sum())
 
-    def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _of(self, labels: Tensor, logits: Tensor) -> Tensor:
         if not (labels != NO_LABEL).any():
             return logits.sum() * 0  # a mean over no pixel would be NaN
         loss = self._loss(logits, labels)
@@ -121,8 +117,7 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _predicted(outputs: Logits) -> Tensor:
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
-    return logits.argmax(dim=1)
+    return deciding(outputs).argmax(dim=1)
 
 
 def _mean_iou(predicted: Tensor, labels: Tensor) -> Tensor:
