@@ -104,7 +104,9 @@ def digest(tensor: Tensor) -> str:
     """Return a hash of a tensor's bytes, shape and type."""
     data = tensor.detach().cpu().contiguous()
     head = f"{data.dtype}{tuple(data.shape)}".encode()
-    return hashlib.blake2b(head + data.flatten().view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
+    # What is empty may have strides that no other type can be seen through.
+    content = data.flatten().view(torch.uint8).numpy().tobytes() if data.numel() else b""
+    return hashlib.blake2b(head + content, digest_size=16).hexdigest()
 
 
 def _finding(span: str, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:

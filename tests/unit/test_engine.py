@@ -282,3 +282,9 @@ def test_the_rate_of_each_group_is_schedule_times_scale_t19_t20_t21(scheduler, e
         assert rate["head.weight"] == pytest.approx(expected(step))
         assert rate["stem.weight"] == pytest.approx(0.5 * expected(step))
     assert len(rates) == 9
+
+
+def test_empty_tensors_of_any_strides_have_a_hash() -> None:
+    empty = torch.empty(0, dtype=torch.int64).as_strided((0,), (0,))
+    assert digest(empty) == digest(torch.empty(0, dtype=torch.int64))
+    assert digest(empty) != digest(torch.empty(0, dtype=torch.int32))
