@@ -1,5 +1,6 @@
 """A study's progress on a terminal: one bar for all its runs and a line for the current one; plain lines in a file."""
 
+from statistics import median_low
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -30,7 +31,7 @@ class StudyDisplay:
         self._all = self._bars.add_task("study", total=runs, note="")
         self._runs = runs
         self._done = 0
-        self._trained = 0
+        self._seconds: list[float] = []
         self._begun = perf_counter()
         self._current: TaskID | None = None
 
@@ -46,11 +47,12 @@ class StudyDisplay:
     def begin(self, name: str) -> Callback:
         """Show a run that begins; return the callback that follows it."""
         self._current = self._bars.add_task(name, total=None, note="")
+        self._begun = perf_counter()
         return _Follow(self._bars, self._current)
 
     def end(self, name: str, result: str) -> None:
         """Show what a run came to."""
-        self._trained += 1
+        self._seconds.append(perf_counter() - self._begun)
         self._advance(f"{name:24} {result}")
 
     def skip(self, name: str) -> None:
@@ -68,10 +70,10 @@ class StudyDisplay:
         self._console.print(f"{count} {line}  {left}".rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     def _left(self) -> str:
-        """Estimate the time left from the runs trained so far."""
-        if not self._trained or self._done >= self._runs:
+        """Estimate the time left by the median run; the first alone, a pre-training perhaps, tells too little."""
+        if len(self._seconds) < 2 or self._done >= self._runs:
             return ""
-        seconds = (perf_counter() - self._begun) / self._trained * (self._runs - self._done)
+        seconds = median_low(self._seconds) * (self._runs - self._done)
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
 
