@@ -233,6 +233,63 @@ def test_a_container_of_most_layers_is_expanded_although_there_are_five_stages()
     assert given == [["a"], *([f"deep.{index}"] for index in range(4)), ["b"], ["c"], ["head"]]
 
 
+class Affine(nn.Module):
+    """ResMLP's stand-in for a normalisation layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.beta = nn.Parameter(torch.ones(1, 4)), nn.Parameter(torch.zeros(1, 4))
+
+    def forward(self, values):
+        return self.alpha * values + self.beta
+
+
+def test_what_only_scales_and_shifts_joins_what_it_scales():
+    given = cut_chain("n a m b head", n=Affine(), a=linear(), m=Affine(), b=linear(), head=linear())
+    assert given == [["n", "a", "m"], ["b"], ["head"]]
+
+
+class Interleaved(nn.Module):
+    """Twins' way: one list embeds at each resolution, another transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeds, self.blocks = (nn.ModuleList([linear() for _ in range(3)]) for _ in range(2))
+        self.head = linear()
+
+    def forward(self, values):
+        for embed, block in zip(self.embeds, self.blocks, strict=True):
+            values = block(embed(values))
+        return self.head(values)
+
+
+def test_lists_that_the_pass_goes_through_in_turns_are_cut_in_its_order():
+    network = Interleaved()
+    cut = stages(network, torch.zeros(2, 4))
+    assert_lawful(network, cut)
+    turns = [[f"{name}.{index}"] for index in range(3) for name in ("embeds", "blocks")]
+    assert [tops(stage) for stage in cut] == [*turns, ["head"]]
+
+
+def test_a_block_is_where_it_is_called_although_it_shares_a_part_with_one_before_it():
+    shared = linear()
+    early, late = Chain("shared a", shared=shared, a=linear()), Chain("shared b", shared=shared, b=linear())
+    given = cut_chain("early c d late head", early=early, late=late, c=linear(), d=linear(), head=linear())
+    assert given == [["early"], ["c"], ["d"], ["late"], ["head"]]
+
+
+def test_a_layer_that_is_passed_several_times_stays_whole():
+    layer = Chain("a b", a=linear(), b=linear())
+    given = cut_chain("embed layer layer layer head", embed=linear(), layer=layer, head=linear())
+    assert given == [["embed"], ["layer"], ["head"]]
+
+
+def test_a_trunk_that_is_passed_several_times_is_cut_where_nothing_else_is():
+    trunk = Chain("a b c", a=linear(), b=linear(), c=linear())
+    given = cut_chain("trunk trunk head", trunk=trunk, head=linear())
+    assert given == [["trunk.a"], ["trunk.b"], ["trunk.c"], ["head"]]
+
+
 def test_what_is_called_after_a_named_head_is_part_of_it():
     network = Chain("a b head other", a=linear(), b=linear(), head=linear(), other=linear())
     network.head_modules = ("head",)
@@ -294,6 +351,21 @@ def test_roles_say_what_a_parameter_does():
         "head.weight": Role.WEIGHT,
         "head.bias": Role.BIAS,
     }
+
+
+def test_shifts_by_other_names_are_biases():
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.affine, self.head = nn.LSTM(4, 4, bidirectional=True), Affine(), nn.Linear(8, 2)
+
+        def forward(self, values):
+            return self.head(self.rnn(self.affine(values))[0])
+
+    cut = stages(Recurrent(), torch.zeros(2, 3, 4))
+    biases = {name for stage in cut for name, role in stage.roles.items() if role is Role.BIAS}
+    recurrent = {f"rnn.bias_{gate}_l0{way}" for gate in ("ih", "hh") for way in ("", "_reverse")}
+    assert biases == {*recurrent, "affine.beta", "head.bias"}
 
 
 class CustomBatchNorm(nn.BatchNorm2d):
