@@ -56,8 +56,9 @@ def stages(network: nn.Module, example: Any) -> tuple[Stage, ...]:
     """Cut a network into `stem`, `body1` to `bodyn` and `head`, in forward order.
 
     The head is the last module of the forward pass that owns parameters, normalisation aside, together with auxiliary
-    classifiers. A network whose head is more than that names the modules of it in an attribute `head_modules`. A
-    network of one such module is all head. Modes, flags, buffers and random states stay as they are.
+    classifiers. A network whose head is more than that names the modules of it in an attribute `head_modules`, and
+    parameters that a container of head and body owns itself in `head_parameters`. A network of one such module is all
+    head. Modes, flags, buffers and random states stay as they are.
 
     Args:
         network: Any network; on any device, the meta device included.
@@ -255,6 +256,12 @@ class _Unclaimed:
         self.buffers = {buffer: name for name, buffer in network.named_buffers()}
         self.modules = {module: name for name, module in network.named_modules()}
 
+    def keep(self, names: Sequence[str]) -> dict[nn.Parameter, str]:
+        """Take these parameters out of reach, by identity and with their names."""
+        kept = {parameter: name for parameter, name in self.parameters.items() if name in names}
+        self.parameters = {parameter: name for parameter, name in self.parameters.items() if parameter not in kept}
+        return kept
+
     def claim(self, depth: Depth, owners: Sequence[nn.Module]) -> Stage:
         """Make the stage of everything that these modules own directly, and of the modules themselves."""
         parameters, roles = {}, {}
@@ -278,7 +285,10 @@ def _claim(
         del unclaimed.modules[container]
     owners = [[module for unit in group for module in unit.modules()] for group in groups]
     owners[0] = [*expanded, *owners[0]]
-    cut = tuple(unclaimed.claim(_depth(index, len(owners)), owned) for index, owned in enumerate(owners))
+    kept = unclaimed.keep(getattr(network, "head_parameters", ()))
+    body = [unclaimed.claim(_depth(index, len(owners)), owned) for index, owned in enumerate(owners[:-1])]
+    unclaimed.parameters |= kept
+    cut = (*body, unclaimed.claim(_depth(len(body), len(owners)), [*expanded, *owners[-1]]))
     left = [*unclaimed.parameters.values(), *unclaimed.buffers.values(), *unclaimed.modules.values()]
     assert not left, f"every part belongs to one stage, but no stage took {left}"
     return cut

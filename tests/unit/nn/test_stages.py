@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 import torch
+from selection import assert_selected, resized, under
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
@@ -23,10 +24,14 @@ class Weightless(TorchFunctionMode):
         return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
 
 
-def torchvision_stages(name: str) -> tuple[nn.Module, tuple[Stage, ...]]:
+def weightless(name: str, **arguments: int) -> nn.Module:
     with Weightless():
         extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        network = models.get_model(name, **extra)
+        return models.get_model(name, **arguments, **extra)
+
+
+def torchvision_stages(name: str) -> tuple[nn.Module, tuple[Stage, ...]]:
+    network = weightless(name)
     return network, stages(network, LARGE if name == "inception_v3" else IMAGE)
 
 
@@ -110,22 +115,65 @@ FAMILIES = {
 }
 
 
+# By how a name begins: the classifier that fine-tuning replaces, auxiliary ones too, and what an expert would train
+# besides where he wants one stage more: the last blocks of one resolution with the norm behind them, the last block
+# where resolutions are not told apart, or the layer that lies between the last block and the classifier, a projection
+# or a hidden layer, as torchvision's own `trainable_layers=1` has it (detection/backbone_utils.py).
+EXPERT = {
+    "alexnet": (["classifier.6"], ["classifier.4"]),
+    "convnext": (["classifier.2"], ["features.7", "classifier.0"]),
+    "densenet": (["classifier"], ["features.denseblock4", "features.norm5"]),
+    "efficientnet": (["classifier.1"], ["features.8"]),
+    "efficientnet_v2_s": (["classifier.1"], ["features.7"]),
+    "googlenet": (["fc", "aux1", "aux2"], ["inception5b"]),
+    "inception_v3": (["fc", "AuxLogits"], ["Mixed_7c"]),
+    "maxvit": (["classifier.5"], ["classifier.3"]),
+    "mnasnet": (["classifier.1"], ["layers.14", "layers.15"]),
+    "mobilenet_v2": (["classifier.1"], ["features.18"]),
+    "mobilenet_v3": (["classifier.3"], ["classifier.0"]),
+    "regnet": (["fc"], ["trunk_output.block4"]),
+    "resnet": (["fc"], ["layer4"]),
+    "resnext": (["fc"], ["layer4"]),
+    "shufflenet": (["fc"], ["conv5"]),
+    "squeezenet": (["classifier.1"], ["features.12"]),
+    "swin": (["head"], ["features.7", "norm"]),
+    "vgg": (["classifier.6"], ["classifier.3"]),
+    "vit_b": (["heads.head"], ["encoder.layers.encoder_layer_11", "encoder.ln"]),
+    "vit_h": (["heads.head"], ["encoder.layers.encoder_layer_31", "encoder.ln"]),
+    "vit_l": (["heads.head"], ["encoder.layers.encoder_layer_23", "encoder.ln"]),
+    "wide_resnet": (["fc"], ["layer4"]),
+}
+
+# What of an auxiliary classifier does not depend on the number of classes and yet is new with it.
+AUXILIARY = ("aux1.conv.", "aux1.fc1.", "aux2.conv.", "aux2.fc1.", "AuxLogits.conv0.", "AuxLogits.conv1.")
+
+
+def assert_expertly_selected(name: str, network: nn.Module, cut: tuple[Stage, ...]) -> None:
+    head, last = EXPERT[max((family for family in EXPERT if name.startswith(family)), key=len)]
+    replaced = under(network, head)
+    assert_selected(network, cut, head=replaced, last=under(network, last))
+    auxiliary = {each for each in replaced if each.startswith(AUXILIARY)}
+    assert replaced - auxiliary == resized(network, weightless(name, num_classes=7))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_are_cut_where_an_expert_would(name):
     network, cut = torchvision_stages(name)
     assert_lawful(network, cut)
     first, last = ([m for m in tops(s) if any(True for _ in s.modules[m].parameters())] for s in (cut[1], cut[-2]))
     assert (len(cut), first, last, tops(cut[-1])) == FAMILIES[name]
+    assert_expertly_selected(name, network, cut)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_classification_network_of_torchvision_obeys_the_law(name):
+def test_every_classification_network_of_torchvision_obeys_the_law_and_trains_what_an_expert_would(name):
     network, cut = torchvision_stages(name)
     assert_lawful(network, cut)
     assert len(cut) >= 5
     matrices = [p for p in cut[-1].parameters.values() if p.ndim > 1 and p.shape[0] == 1000]
     assert len(matrices) == {"googlenet": 3, "inception_v3": 2}.get(name, 1)
+    assert_expertly_selected(name, network, cut)
 
 
 def test_the_walk_sees_many_networks():
