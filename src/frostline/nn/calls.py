@@ -31,8 +31,13 @@ class Calls:
         return any(part in self.first for part in module.modules())
 
     def start(self, module: nn.Module) -> int:
-        """Return when the pass first called a module or anything in it."""
-        return min(self.first[part] for part in module.modules() if part in self.first)
+        """Return when the pass first called a module, or the first part of one that it never calls itself.
+
+        A part that another module called before, because both have it, does not count.
+        """
+        if module in self.first:
+            return self.first[module]
+        return min(self.start(child) for child in module.children() if self.reached(child))
 
     def end(self, module: nn.Module) -> int:
         """Return when the pass last called a module or anything in it."""

@@ -37,6 +37,8 @@ class Detector(nn.Module):
         self.model = model
         self.first_label = first_label
         self.head_modules = tuple(f"model.{name}" for name in _added(model))
+        # SSD's own scale of what it detects small objects in
+        self.head_parameters = ("model.backbone.scale_weight",) if hasattr(model.backbone, "scale_weight") else ()
 
     def forward(self, inputs: Mapping[str, Any]) -> Detected:
         """Map B images to losses and, in evaluation, detections.

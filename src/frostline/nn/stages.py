@@ -23,8 +23,12 @@ _FEWEST = 5
 _MOST = 0.75
 """A container of more than this share of the layers is expanded, too: it would leave nothing to choose between."""
 
+_FEW = 3
+"""So few stages are too few to leave a module whole whose parts have no one place in the forward pass."""
+
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
 _TABLE = re.compile(r"token|embed|position|^pos_")
+_BIAS = re.compile(r"bias$|^bias_[ih]h_l\d")  # the latter of recurrent layers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,8 +56,9 @@ def stages(network: nn.Module, example: Any) -> tuple[Stage, ...]:
     """Cut a network into `stem`, `body1` to `bodyn` and `head`, in forward order.
 
     The head is the last module of the forward pass that owns parameters, normalisation aside, together with auxiliary
-    classifiers. A network whose head is more than that names the modules of it in an attribute `head_modules`. A
-    network of one such module is all head. Modes, flags, buffers and random states stay as they are.
+    classifiers. A network whose head is more than that names the modules of it in an attribute `head_modules`, and
+    parameters that a container of head and body owns itself in `head_parameters`. A network of one such module is all
+    head. Modes, flags, buffers and random states stay as they are.
 
     Args:
         network: Any network; on any device, the meta device included.
@@ -86,18 +91,49 @@ def _says_norm(module: nn.Module) -> bool:
 
 
 def _expand(network: nn.Module, head: Sequence[nn.Module], calls: Calls) -> list[nn.Module]:
-    """Choose the containers whose children are units: those around the head, then the widest until stages suffice.
-
-    They suffice where there are some, and no unit holds most of the layers.
-    """
+    """Choose the containers whose children are units: those around the head, then others until stages suffice."""
     expanded = [module for module in network.modules() if not set(head).isdisjoint(set(module.modules()) - {module})]
-    while True:
-        units = _units(network, expanded)
-        wide = _widest([unit for unit in units if unit not in head], calls)
-        enough = len(_groups(units, head, calls)) >= _FEWEST
-        if wide is None or (enough and _layers(wide) <= _MOST * _layers(network)):
-            return expanded
-        expanded.append(wide)
+    while (container := _next(network, expanded, head, calls)) is not None:
+        expanded.append(container)
+    return expanded
+
+
+def _next(
+    network: nn.Module, expanded: Sequence[nn.Module], head: Sequence[nn.Module], calls: Calls
+) -> nn.Module | None:
+    """Return what to expand next: what is of no one depth, or the widest unit as long as stages do not suffice.
+
+    They suffice where there are some, and no unit holds most of the layers. A module that the pass goes through several
+    times (ALBERT's layer) stays whole where it can: each of its parts is at every depth.
+    """
+    units = [unit for unit in _units(network, expanded) if unit not in head]
+    if scattered := [unit for unit in units if _scattered(unit, units, calls)]:
+        return scattered[0]
+    wide = _widest(units, calls)
+    if wide is None or _layers(wide) > _MOST * _layers(network):
+        return wide
+    count = len(_groups(_units(network, expanded), head, calls))
+    if count >= _FEWEST:
+        return None
+    return _widest([unit for unit in units if not _repeats(unit, calls)], calls) or (wide if count < _FEW else None)
+
+
+def _scattered(unit: nn.Module, units: Iterable[nn.Module], calls: Calls) -> bool:
+    """Tell whether a unit is a mere list, between whose parts the pass calls other layers: Twins' patch embeddings."""
+    if unit in calls.first or not calls.reached(unit):
+        return False
+    own, start, end = set(unit.modules()), calls.start(unit), calls.end(unit)
+    others = [other for other in units if other not in own and calls.reached(other) and _layers(other)]
+    return any(start < calls.start(other) < end for other in others)
+
+
+def _repeats(unit: nn.Module, calls: Calls) -> bool:
+    """Tell whether the pass calls each layer of a unit more than once."""
+    return all(calls.last[part] > calls.first[part] for part in unit.modules() if _reached_layer(part, calls))
+
+
+def _reached_layer(module: nn.Module, calls: Calls) -> bool:
+    return module in calls.first and _owns_parameters(module)
 
 
 def _head(network: nn.Module, calls: Calls) -> list[nn.Module]:
@@ -180,7 +216,12 @@ def _only_looks_up(units: Iterable[nn.Module]) -> bool:
 
 def _transforms(units: Iterable[nn.Module]) -> bool:
     owners = (module for unit in units for module in unit.modules() if _owns_parameters(module))
-    return not all(is_norm(module) for module in owners)
+    return not all(is_norm(module) or _only_weighs(module) for module in owners)
+
+
+def _only_weighs(module: nn.Module) -> bool:
+    """Tell whether a layer only scales and shifts its input, or adds some inputs up: it has vectors, no matrix."""
+    return all(sum(side > 1 for side in parameter.shape) <= 1 for parameter in module.parameters(recurse=False))
 
 
 def _owns_parameters(module: nn.Module) -> bool:
@@ -215,6 +256,12 @@ class _Unclaimed:
         self.buffers = {buffer: name for name, buffer in network.named_buffers()}
         self.modules = {module: name for name, module in network.named_modules()}
 
+    def keep(self, names: Sequence[str]) -> dict[nn.Parameter, str]:
+        """Take these parameters out of reach, by identity and with their names."""
+        kept = {parameter: name for parameter, name in self.parameters.items() if name in names}
+        self.parameters = {parameter: name for parameter, name in self.parameters.items() if parameter not in kept}
+        return kept
+
     def claim(self, depth: Depth, owners: Sequence[nn.Module]) -> Stage:
         """Make the stage of everything that these modules own directly, and of the modules themselves."""
         parameters, roles = {}, {}
@@ -238,7 +285,10 @@ def _claim(
         del unclaimed.modules[container]
     owners = [[module for unit in group for module in unit.modules()] for group in groups]
     owners[0] = [*expanded, *owners[0]]
-    cut = tuple(unclaimed.claim(_depth(index, len(owners)), owned) for index, owned in enumerate(owners))
+    kept = unclaimed.keep(getattr(network, "head_parameters", ()))
+    body = [unclaimed.claim(_depth(index, len(owners)), owned) for index, owned in enumerate(owners[:-1])]
+    unclaimed.parameters |= kept
+    cut = (*body, unclaimed.claim(_depth(len(body), len(owners)), [*expanded, *owners[-1]]))
     left = [*unclaimed.parameters.values(), *unclaimed.buffers.values(), *unclaimed.modules.values()]
     assert not left, f"every part belongs to one stage, but no stage took {left}"
     return cut
@@ -250,8 +300,10 @@ def _depth(index: int, count: int) -> Depth:
 
 
 def _role(owner: nn.Module, name: str) -> Role:
+    # ResMLP's affine layers, which it has instead of norms, call their scale alpha and their shift beta.
+    shifts = bool(_BIAS.search(name)) or (name == "beta" and hasattr(owner, "alpha"))
     if is_norm(owner):
-        return Role.NORM_BIAS if name.endswith("bias") else Role.NORM
+        return Role.NORM_BIAS if shifts else Role.NORM
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or _TABLE.search(name):
         return Role.EMBEDDING
-    return Role.BIAS if name.endswith("bias") else Role.WEIGHT
+    return Role.BIAS if shifts else Role.WEIGHT

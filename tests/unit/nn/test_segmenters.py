@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from selection import assert_selected, under
 from torch import nn
 from torchvision import models
 
@@ -44,8 +45,11 @@ def test_stages_of_torchvision_end_in_what_classifies(name: str) -> None:
     owned = [parameter for part in parts for parameter in part.parameters.values()]
     assert len(owned) == len(set(owned)) == len(list(network.parameters()))
     heads = ("model.classifier.", "model.aux_classifier.")
-    assert set(parts[-1].parameters) == {n for n, _ in network.named_parameters() if n.startswith(heads)}
+    head = {n for n, _ in network.named_parameters() if n.startswith(heads)}
+    assert set(parts[-1].parameters) == head
     assert len(parts) >= 5
+    last = "model.backbone.16" if "mobilenet" in name else "model.backbone.layer4"
+    assert_selected(network, parts, head=head, last=under(network, [last]))
 
 
 def test_the_auxiliary_head_speaks_while_the_network_trains() -> None:

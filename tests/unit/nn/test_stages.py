@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 import torch
+from selection import assert_selected, resized, under
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
@@ -23,10 +24,14 @@ class Weightless(TorchFunctionMode):
         return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
 
 
-def torchvision_stages(name: str) -> tuple[nn.Module, tuple[Stage, ...]]:
+def weightless(name: str, **arguments: int) -> nn.Module:
     with Weightless():
         extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        network = models.get_model(name, **extra)
+        return models.get_model(name, **arguments, **extra)
+
+
+def torchvision_stages(name: str) -> tuple[nn.Module, tuple[Stage, ...]]:
+    network = weightless(name)
     return network, stages(network, LARGE if name == "inception_v3" else IMAGE)
 
 
@@ -110,22 +115,65 @@ FAMILIES = {
 }
 
 
+# By how a name begins: the classifier that fine-tuning replaces, auxiliary ones too, and what an expert would train
+# besides where he wants one stage more: the last blocks of one resolution with the norm behind them, the last block
+# where resolutions are not told apart, or the layer that lies between the last block and the classifier, a projection
+# or a hidden layer, as torchvision's own `trainable_layers=1` has it (detection/backbone_utils.py).
+EXPERT = {
+    "alexnet": (["classifier.6"], ["classifier.4"]),
+    "convnext": (["classifier.2"], ["features.7", "classifier.0"]),
+    "densenet": (["classifier"], ["features.denseblock4", "features.norm5"]),
+    "efficientnet": (["classifier.1"], ["features.8"]),
+    "efficientnet_v2_s": (["classifier.1"], ["features.7"]),
+    "googlenet": (["fc", "aux1", "aux2"], ["inception5b"]),
+    "inception_v3": (["fc", "AuxLogits"], ["Mixed_7c"]),
+    "maxvit": (["classifier.5"], ["classifier.3"]),
+    "mnasnet": (["classifier.1"], ["layers.14", "layers.15"]),
+    "mobilenet_v2": (["classifier.1"], ["features.18"]),
+    "mobilenet_v3": (["classifier.3"], ["classifier.0"]),
+    "regnet": (["fc"], ["trunk_output.block4"]),
+    "resnet": (["fc"], ["layer4"]),
+    "resnext": (["fc"], ["layer4"]),
+    "shufflenet": (["fc"], ["conv5"]),
+    "squeezenet": (["classifier.1"], ["features.12"]),
+    "swin": (["head"], ["features.7", "norm"]),
+    "vgg": (["classifier.6"], ["classifier.3"]),
+    "vit_b": (["heads.head"], ["encoder.layers.encoder_layer_11", "encoder.ln"]),
+    "vit_h": (["heads.head"], ["encoder.layers.encoder_layer_31", "encoder.ln"]),
+    "vit_l": (["heads.head"], ["encoder.layers.encoder_layer_23", "encoder.ln"]),
+    "wide_resnet": (["fc"], ["layer4"]),
+}
+
+# What of an auxiliary classifier does not depend on the number of classes and yet is new with it.
+AUXILIARY = ("aux1.conv.", "aux1.fc1.", "aux2.conv.", "aux2.fc1.", "AuxLogits.conv0.", "AuxLogits.conv1.")
+
+
+def assert_expertly_selected(name: str, network: nn.Module, cut: tuple[Stage, ...]) -> None:
+    head, last = EXPERT[max((family for family in EXPERT if name.startswith(family)), key=len)]
+    replaced = under(network, head)
+    assert_selected(network, cut, head=replaced, last=under(network, last))
+    auxiliary = {each for each in replaced if each.startswith(AUXILIARY)}
+    assert replaced - auxiliary == resized(network, weightless(name, num_classes=7))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_are_cut_where_an_expert_would(name):
     network, cut = torchvision_stages(name)
     assert_lawful(network, cut)
     first, last = ([m for m in tops(s) if any(True for _ in s.modules[m].parameters())] for s in (cut[1], cut[-2]))
     assert (len(cut), first, last, tops(cut[-1])) == FAMILIES[name]
+    assert_expertly_selected(name, network, cut)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_classification_network_of_torchvision_obeys_the_law(name):
+def test_every_classification_network_of_torchvision_obeys_the_law_and_trains_what_an_expert_would(name):
     network, cut = torchvision_stages(name)
     assert_lawful(network, cut)
     assert len(cut) >= 5
     matrices = [p for p in cut[-1].parameters.values() if p.ndim > 1 and p.shape[0] == 1000]
     assert len(matrices) == {"googlenet": 3, "inception_v3": 2}.get(name, 1)
+    assert_expertly_selected(name, network, cut)
 
 
 def test_the_walk_sees_many_networks():
@@ -233,6 +281,63 @@ def test_a_container_of_most_layers_is_expanded_although_there_are_five_stages()
     assert given == [["a"], *([f"deep.{index}"] for index in range(4)), ["b"], ["c"], ["head"]]
 
 
+class Affine(nn.Module):
+    """ResMLP's stand-in for a normalisation layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.beta = nn.Parameter(torch.ones(1, 4)), nn.Parameter(torch.zeros(1, 4))
+
+    def forward(self, values):
+        return self.alpha * values + self.beta
+
+
+def test_what_only_scales_and_shifts_joins_what_it_scales():
+    given = cut_chain("n a m b head", n=Affine(), a=linear(), m=Affine(), b=linear(), head=linear())
+    assert given == [["n", "a", "m"], ["b"], ["head"]]
+
+
+class Interleaved(nn.Module):
+    """Twins' way: one list embeds at each resolution, another transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeds, self.blocks = (nn.ModuleList([linear() for _ in range(3)]) for _ in range(2))
+        self.head = linear()
+
+    def forward(self, values):
+        for embed, block in zip(self.embeds, self.blocks, strict=True):
+            values = block(embed(values))
+        return self.head(values)
+
+
+def test_lists_that_the_pass_goes_through_in_turns_are_cut_in_its_order():
+    network = Interleaved()
+    cut = stages(network, torch.zeros(2, 4))
+    assert_lawful(network, cut)
+    turns = [[f"{name}.{index}"] for index in range(3) for name in ("embeds", "blocks")]
+    assert [tops(stage) for stage in cut] == [*turns, ["head"]]
+
+
+def test_a_block_is_where_it_is_called_although_it_shares_a_part_with_one_before_it():
+    shared = linear()
+    early, late = Chain("shared a", shared=shared, a=linear()), Chain("shared b", shared=shared, b=linear())
+    given = cut_chain("early c d late head", early=early, late=late, c=linear(), d=linear(), head=linear())
+    assert given == [["early"], ["c"], ["d"], ["late"], ["head"]]
+
+
+def test_a_layer_that_is_passed_several_times_stays_whole():
+    layer = Chain("a b", a=linear(), b=linear())
+    given = cut_chain("embed layer layer layer head", embed=linear(), layer=layer, head=linear())
+    assert given == [["embed"], ["layer"], ["head"]]
+
+
+def test_a_trunk_that_is_passed_several_times_is_cut_where_nothing_else_is():
+    trunk = Chain("a b c", a=linear(), b=linear(), c=linear())
+    given = cut_chain("trunk trunk head", trunk=trunk, head=linear())
+    assert given == [["trunk.a"], ["trunk.b"], ["trunk.c"], ["head"]]
+
+
 def test_what_is_called_after_a_named_head_is_part_of_it():
     network = Chain("a b head other", a=linear(), b=linear(), head=linear(), other=linear())
     network.head_modules = ("head",)
@@ -294,6 +399,21 @@ def test_roles_say_what_a_parameter_does():
         "head.weight": Role.WEIGHT,
         "head.bias": Role.BIAS,
     }
+
+
+def test_shifts_by_other_names_are_biases():
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.affine, self.head = nn.LSTM(4, 4, bidirectional=True), Affine(), nn.Linear(8, 2)
+
+        def forward(self, values):
+            return self.head(self.rnn(self.affine(values))[0])
+
+    cut = stages(Recurrent(), torch.zeros(2, 3, 4))
+    biases = {name for stage in cut for name, role in stage.roles.items() if role is Role.BIAS}
+    recurrent = {f"rnn.bias_{gate}_l0{way}" for gate in ("ih", "hh") for way in ("", "_reverse")}
+    assert biases == {*recurrent, "affine.beta", "head.bias"}
 
 
 class CustomBatchNorm(nn.BatchNorm2d):

@@ -8,11 +8,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from selection import assert_selected, resized, trained, under
+from timm.models._manipulate import group_parameters
 from torch import nn
 
 from frostline.errors import RequestError, WeightsError
-from frostline.freeze.bitfit import BitFit
-from frostline.freeze.strategy import Progress
+from frostline.freeze.last_k import LastK
 from frostline.nn.backbone import Backbone, ImageInput
 from frostline.nn.stages import stages
 from frostline.nn.timm import Timm
@@ -195,47 +196,101 @@ WALKED = [
     "legacy_seresnet18", "shvit_s1", "skresnet18", "starnet_s100", "swiftformer_xs", "swin_tiny_patch4_window7_224",
     "swinv2_tiny_window8_256", "tiny_vit_5m_224", "tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny",
     "vit_tiny_patch16_224", "vit_tiny_r_s16_p8_224", "vitamin_small_224", "volo_d1_224", "ese_vovnet19b_slim_dw",
-    "xception41p", "xcit_nano_12_p8_224",
+    "xception41p", "xcit_nano_12_p8_224", "convnextv2_atto", "cspnext_tiny", "cspresnet50", "inception_v3",
+    "lcnetv2_small", "legacy_xception", "nest_tiny", "pit_ti_224", "samvit_base_patch16", "sequencer2d_s",
+    "tnt_s_patch16_224", "vit_relpos_small_patch16_224",
 ]  # fmt: skip
 """A small member of every family."""
 
-BESIDE_THE_CLASSIFIER = {"volo_d1_224": {"aux_head"}}
-"""What trains with a classifier although timm does not call it one: the auxiliary classifier of every token."""
+WITHOUT_CLASSES = {
+    "levit_128s": ["head.bn", "head_dist.bn"],
+    "repvit_m1": ["head.head.bn", "head.head_dist.bn"],
+}
+"""What is part of a classifier, in one module with it, and the same for any number of classes."""
+
+LAST = {
+    # A layer between the last block and the classifier is a stage, as torchvision's own `trainable_layers=1` has it;
+    # timm counts it to the last blocks, or to the head.
+    "efficientnet_b0": ["conv_head", "bn2"],
+    "efficientvit_b0": ["head.classifier.0", "head.classifier.1"],
+    "fasternet_t0": ["conv_head"],
+    "fastvit_t8": ["final_conv"],
+    "ghostnet_050": ["conv_head"],
+    "hardcorenas_b": ["conv_head"],
+    "hgnetv2_b0": ["head.last_conv"],
+    "hrnet_w18_small": ["final_layer"],
+    "inception_next_atto": ["head.fc1", "head.norm"],
+    "inception_resnet_v2": ["conv2d_7b"],
+    "lcnetv2_small": ["conv_head"],
+    "legacy_xception": ["conv4", "bn4"],
+    "mambaout_femto": ["head.pre_logits"],
+    "mobilenetv3_small_050": ["conv_head"],
+    "mobilevit_xxs": ["final_conv"],
+    "nf_regnet_b0": ["final_conv"],
+    "repghostnet_050": ["conv_head"],
+    "samvit_base_patch16": ["neck"],
+    "vgg11": ["pre_logits"],
+    # The last blocks are a stage together, of which timm makes one each.
+    "cait_xxs24_224": ["blocks_token_only", "norm"],
+    "coat_tiny": ["parallel_blocks", "norm2", "norm3", "norm4", "aggregate"],
+    "visformer_tiny": ["stage3", "norm"],
+    "volo_d1_224": ["post_network", "norm"],
+    "xcit_nano_12_p8_224": ["cls_attn_blocks", "norm"],
+    # Each block is a stage, where timm puts those of one resolution together.
+    "dpn68": ["features.conv5_3", "features.conv5_bn_ac"],
+    "twins_svt_small": ["blocks.3.3", "norm"],
+    # timm has no coarse groups of these.
+    "pit_ti_224": ["transformers.2", "norm"],
+    "poolformer_s12": ["stages.3", "head.norm"],
+    "rdnet_tiny": ["dense_stages.6", "head.norm"],
+}
+"""What an expert would train besides the classifier where that is not the last of timm's own coarse groups."""
+
+UNLIKE_TIMM = {
+    "cait_xxs24_224": "timm has the blocks for the class token beside the last blocks for patches, which come before",
+    "pit_ti_224": "timm has no groups of it",
+    "poolformer_s12": "timm has no groups of it",
+    "visformer_tiny": "its second and third position tables, which the network owns itself, are in the stem",
+}
 
 
 def test_the_walk_sees_many_families():
     assert len({timm.model_entrypoint(name).__module__ for name in WALKED}) >= 60
 
 
+def built(name: str, classes: int) -> nn.Module:
+    with torch.device("meta"):
+        return Timm(name=name, weights=None).network(classes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WALKED)
-def test_every_family_of_timm_is_cut_where_an_expert_would(name):
-    with torch.device("meta"):
-        network, size = Timm(name=name, weights=None).network(3), Timm(name=name, weights=None).input.size
+def test_every_family_of_timm_is_cut_where_an_expert_would_and_trains_what_he_would(name):
+    network, size = built(name, 3), Timm(name=name, weights=None).input.size
     cut = stages(network, torch.zeros(2, 3, size, size, device="meta"))
     owned = Counter(id(p) for stage in cut for p in stage.parameters.values())
     assert owned == Counter(id(p) for p in network.parameters())
     assert len(cut) >= 5
-    assert {n.rpartition(".")[0] for n in cut[-1].parameters} == classifiers(network) | BESIDE_THE_CLASSIFIER.get(
-        name, set()
-    )
     shares = [len({n.rpartition(".")[0] for n in stage.parameters}) for stage in cut]
     assert max(shares[1:]) <= 0.75 * sum(shares)
-    assert_bitfit_trains_shifts_and_the_head(cut)
+    head = under(network, [*told_by_its_configuration(network), *WITHOUT_CLASSES.get(name, [])])
+    assert head - under(network, WITHOUT_CLASSES.get(name, [])) == resized(network, built(name, 4))
+    last = under(network, LAST[name]) if name in LAST else groups(network, coarse=True)[1] - head
+    assert_selected(network, cut, head=head, last=last)
+    if name not in UNLIKE_TIMM:
+        theirs = [each for coarse in (True, False) for each in groups(network, coarse=coarse)]
+        assert any(trained(cut, LastK(k=k)) in theirs for k in range(1, len(cut)))
 
 
-def classifiers(network: nn.Module) -> set[str]:
-    told = network.get_classifier()
-    told = list(told) if isinstance(told, tuple | list | nn.ModuleList) else [told]
-    parts = [part for each in told for part in each.modules()]
-    return {
-        n for n, m in network.named_modules() if any(m is p for p in parts) and any(True for _ in m.parameters(False))
-    }
+def told_by_its_configuration(network: nn.Module) -> list[str]:
+    """The modules that timm replaces where it carries weights to another number of classes."""
+    told = network.pretrained_cfg["classifier"]
+    return [told] if isinstance(told, str) else list(told)
 
 
-def assert_bitfit_trains_shifts_and_the_head(cut) -> None:
-    progress = Progress(epoch=0, epochs=1, step=0, steps=1)
-    for stage in cut:
-        trained = {n for n, role in stage.roles.items() if BitFit().scale(stage.depth, role, progress)}
-        expected = {n for n in stage.parameters if stage.depth.from_head == 0 or n.endswith("bias")}
-        assert trained == expected
+def groups(network: nn.Module, *, coarse: bool) -> list[set[str]]:
+    """What timm trains where it trains the last group of layers, the last two, the last three and so on."""
+    if coarse and type(network).__name__ == "RDNet":
+        return []  # timm says so itself
+    found = group_parameters(network, network.group_matcher(coarse=coarse))
+    return [{name for each in sorted(found)[-count:] for name in found[each]} for count in range(1, len(found))]

@@ -3,12 +3,15 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from selection import assert_selected, trained
 from test_torchvision import hub  # noqa: F401 (a fixture)
 from torch import nn
 from torchvision import models
+from torchvision.models.detection import backbone_utils, ssd, ssdlite
 from torchvision.ops import FrozenBatchNorm2d
 
 from frostline.errors import RequestError, WeightsError
+from frostline.freeze.last_k import LastK
 from frostline.nn.backbone import Backbone
 from frostline.nn.detection import DetectionInput
 from frostline.nn.stages import stages
@@ -182,9 +185,37 @@ def test_stages_are_the_trunk_in_forward_order_and_the_head_all_else(name) -> No
     assert len(parts) >= 5
     assert {id(p) for p in owned} == {id(p) for p in network.parameters()}
     assert len(owned) == len({id(p) for p in owned})
+    assert_trains_what_torchvision_does(name, network, parts)
     trunk = [name for part in parts[:-1] for name in part.parameters]
     assert all(name.startswith("model.backbone.") for name in trunk)
     assert not any(".fpn." in name for name in trunk)
     assert {name.split(".")[1] for name in parts[-1].parameters} <= {"backbone", "rpn", "roi_heads", "head"}
-    order = [name for name, _ in network.named_parameters() if name in set(trunk)]
-    assert [name for name in trunk if "scale_weight" not in name] == [n for n in order if "scale_weight" not in n]
+    assert trunk == [name for name, _ in network.named_parameters() if name in set(trunk)]
+
+
+# Its trunk is cut finer, or coarser, than torchvision's own `trainable_backbone_layers`: by our stages, by theirs.
+SAME_DEPTH = {"ssd300_vgg16": (3, 1), "ssdlite320_mobilenet_v3_large": (2, 2)}
+LAST = {"ssd300_vgg16": "model.backbone.extra.0.5.", "ssdlite320_mobilenet_v3_large": "model.backbone.features.1."}
+
+
+def assert_trains_what_torchvision_does(name: str, network: nn.Module, parts) -> None:
+    """Compare with what torchvision leaves free where it is told how many layers of a trunk shall train."""
+    names = {each for each, _ in network.named_parameters()}
+    head = names - frozen_by_torchvision(name, 0)
+    ours, theirs = SAME_DEPTH.get(name, (1, 1))
+    assert trained(parts, LastK(k=ours)) == names - frozen_by_torchvision(name, theirs)
+    last = {each for each in names if each.startswith(LAST[name])} if name in LAST else trained(parts, LastK(k=1))
+    assert_selected(network, parts, head=head, last=last - head)
+
+
+def frozen_by_torchvision(name: str, layers: int) -> set[str]:
+    with torch.device("meta"):
+        if "resnet50" in name:
+            backbone = backbone_utils._resnet_fpn_extractor(models.resnet50(), layers)
+        elif name == "ssd300_vgg16":
+            backbone = ssd._vgg_extractor(models.vgg16(), False, layers)
+        elif name == LITE:
+            backbone = ssdlite._mobilenet_extractor(models.mobilenet_v3_large(), layers, nn.BatchNorm2d)
+        else:
+            backbone = backbone_utils._mobilenet_extractor(models.mobilenet_v3_large(), True, layers)
+    return {f"model.backbone.{each}" for each, parameter in backbone.named_parameters() if not parameter.requires_grad}

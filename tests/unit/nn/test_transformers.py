@@ -8,8 +8,10 @@ import pytest
 import torch
 from language import DECODERS, LINES, TINY, bert_like, gpt_like, saved
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from selection import assert_selected, resized, under
+from torch import Tensor, nn
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
@@ -53,6 +55,19 @@ def test_logits_are_those_of_transformers_whatever_is_beside_a_text_in_its_batch
             torch.testing.assert_close(row, theirs(**tokenizer(text, return_tensors="pt")).logits[0])
 
 
+FINAL_NORM = {
+    "modernbert": "model.model.final_norm",
+    "gpt2": "model.transformer.ln_f",
+    "llama": "model.model.norm",
+    "qwen2": "model.model.norm",
+    "opt": "model.model.decoder.final_layer_norm",
+    "gpt_neox": "model.gpt_neox.final_layer_norm",
+    "mistral": "model.model.norm",
+    "bloom": "model.transformer.ln_f",
+}
+"""What normalises the last layer's output, in kinds whose layers do not do so themselves."""
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")  # of torch, at transformers' use of it
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("recipe", [TextClassifier, TokenClassifier, MaskedLanguageModel, CausalLanguageModel])
@@ -71,9 +86,29 @@ def test_stages_of_every_kind(kind: str, recipe: type[Transformer], tmp_path: Pa
     below = [name for part in parts[:-1] for name in part.parameters]
     assert any("embed" in n or "wte" in n for n in parts[0].parameters), parts[0].parameters.keys()
     assert not any("classifier" in n or "score" in n or "pooler" in n for n in below)
-    if kind != "albert":  # which has one layer that is passed several times
+    if kind != "albert":  # which has one layer that is passed three times
         between = parts[2:-1] if kind == "electra" else parts[1:-1]  # its embeddings are projected first
         assert [{_layer(n) for n in part.parameters} - {None} for part in between] == [{0}, {1}, {2}]
+    head = above_the_body(network) or under(network, [FINAL_NORM[kind]])  # all above is tied to the embeddings
+    assert_selected(network, parts, head=head, last=last_layer(network, kind) - head)
+    if asked.family in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification"):
+        assert resized(network, asked.network(5)) <= head
+
+
+def above_the_body(network: nn.Module) -> set[str]:
+    """What a network has besides the bare one of its kind, and the bare one's pooler; not what is tied to the body."""
+    prefix = f"model.{network.model.base_model_prefix}"
+    bare = {f"{prefix}.{name}" for name, _ in AutoModel.from_config(network.model.config).named_parameters()}
+    body = {name for name in bare if not name.startswith(f"{prefix}.pooler.")}
+    shared = {id(p) for name, p in network.named_parameters(remove_duplicate=False) if name in body}
+    return {name for name, p in network.named_parameters() if id(p) not in shared}
+
+
+def last_layer(network: nn.Module, kind: str) -> set[str]:
+    """The third of three layers, with the norm behind it; ALBERT's one layer, which is passed three times."""
+    name = "albert_layer_groups.0" if kind == "albert" else "2"
+    layer = next(each for each, _ in network.named_modules() if each.endswith(f".{name}"))
+    return under(network, [layer, *([FINAL_NORM[kind]] if kind in FINAL_NORM else [])])
 
 
 def _layer(name: str) -> int | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from selection import assert_selected, resized, under
 
 from frostline.errors import RequestError, WeightsError
 from frostline.nn.detection import DetectionInput
@@ -130,6 +131,16 @@ def test_other_classes_get_new_predictors_and_the_rest_is_carried(tmp_path, kind
     )
 
 
+LAST = {
+    "detr": ["model.model.decoder"],
+    "conditional_detr": ["model.model.decoder"],
+    "deformable_detr": ["model.model.decoder"],
+    "rt_detr": ["model.model.decoder.layers"],
+    "yolos": ["model.vit.encoder.layer.1", "model.vit.layernorm"],
+}
+"""What an expert would train besides the predictors: the decoder, or an encoder's last layer where there is none."""
+
+
 @EACH
 def test_stages_part_the_network_and_the_head_is_what_predicts(tmp_path, kind) -> None:
     saved(tmp_path, kind)
@@ -144,6 +155,8 @@ def test_stages_part_the_network_and_the_head_is_what_predicts(tmp_path, kind) -
     assert set(parts[-1].parameters) == head
     assert len(parts) >= 4
     assert any(word in name for name in parts[0].parameters for word in ("backbone", "embeddings"))
+    assert_selected(network, parts, head=head, last=under(network, LAST[kind]))
+    assert resized(network, TransformersDetector(name=str(tmp_path)).network(5)) <= head
 
 
 def test_padding_changes_no_detection_where_the_network_is_told_of_it(tmp_path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from selection import assert_selected, resized, under
 from torch import Tensor
 
 from frostline.batch import NO_LABEL, Batch
@@ -112,8 +113,15 @@ def test_stages_part_the_network_and_the_head_is_all_above_the_encoder(
     parts = stages(network, images)
     owned = [parameter for part in parts for parameter in part.parameters.values()]
     assert len(owned) == len({id(p) for p in owned}) == len(list(network.parameters()))
-    encoder = {"segformer": "model.segformer.", "upernet": "model.backbone.", "mobilevit": "model.mobilevit."}[kind]
-    assert set(parts[-1].parameters) == {n for n, _ in network.named_parameters() if not n.startswith(encoder)}
+    encoder, last = {
+        "segformer": ("model.segformer.", "model.segformer.stages.3"),
+        "upernet": ("model.backbone.", "model.backbone.encoder.stages.3"),
+        "mobilevit": ("model.mobilevit.", "model.mobilevit.encoder.layer.4"),
+    }[kind]
+    head = {n for n, _ in network.named_parameters() if not n.startswith(encoder)}
+    assert set(parts[-1].parameters) == head
+    assert_selected(network, parts, head=head, last=under(network, [last]))
+    assert resized(network, TransformersSegmenter(name=str(tmp_path)).network(5)) <= head
     assert len(parts) >= 5
 
 
