@@ -40,7 +40,7 @@ def divide(source: Source, *, seed: int, val_fraction: float, test_fraction: flo
     splits, duplicates = without_duplicates(source.splits)
     lacking = {"test": test_fraction, "val": val_fraction}
     fractions = {split: fraction for split, fraction in lacking.items() if split not in splits}
-    _check_fractions(fractions)
+    check_fractions(fractions)
     pool = splits["train"]
     parts = carve(pool.labels, pool.digests, fractions=fractions, seed=seed)
     splits |= {split: pool.take(places) for split, places in parts.items()}
@@ -141,7 +141,12 @@ def _check_shots(counts: Mapping[str, int], shots: int, key: str) -> None:
         raise DataError(f"{few}; choose at most {counts[name]}, or add examples of '{name}'")
 
 
-def _check_fractions(fractions: Mapping[str, float]) -> None:
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Refuse to carve everything.
+
+    Raises:
+        DataError: Nothing is left to train on.
+    """
     if sum(fractions.values()) >= 1:
         given = " and ".join(f"data.{split}_fraction={fraction}" for split, fraction in fractions.items())
         raise DataError(f"{given} leave nothing to train on; choose fractions whose sum is below 1")
