@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -79,6 +79,11 @@ class Objects:
     crowd: NDArray[np.bool_]
     size: tuple[int, int]
 
+    def in_order(self) -> "Objects":
+        """Return them by label and box."""
+        order = np.lexsort((*self.boxes.T, self.crowd, self.labels))
+        return replace(self, boxes=self.boxes[order], labels=self.labels[order], crowd=self.crowd[order])
+
     def digest(self) -> str:
         """Return one SHA-256 over all of it."""
         parts = (self.boxes.tobytes(), self.labels.tobytes(), self.crowd.tobytes(), str(self.size).encode())
@@ -102,6 +107,17 @@ class Annotations:
     clipped: int
     degenerate: tuple[str, ...]
     left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnnotatedExamples(Examples):
+    """Images whose label is their objects."""
+
+    first = "the annotation of the first name"
+
+    def spelt(self, strata: Sequence[str]) -> list[str]:
+        """Return one digest over the objects of each, in whatever order they are annotated."""
+        return [self.content.objects[row].in_order().digest() for row in self.rows.tolist()]
 
 
 def annotated_source(
@@ -143,7 +159,7 @@ def _examples(
     content: Annotations, everything: Sequence[Annotated], digests: Sequence[str], rows: Sequence[int]
 ) -> Examples:
     """Digests are those of the images alone, so that no two splits share one, however it is annotated."""
-    return Examples(
+    return AnnotatedExamples(
         content=content,
         rows=np.array(rows, dtype=np.int64),
         labels=np.zeros(len(rows), dtype=np.int64),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ class Examples:
         digests: Each example's content as a hexadecimal SHA-256.
         ids: What people call each example: a path relative to the data's root, or a position.
     """
+
+    first: ClassVar[str] = "the first label in the order of the classes"
+    """Which of different labels of one content is kept in train, in words."""
 
     content: Any
     rows: Places

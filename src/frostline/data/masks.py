@@ -69,6 +69,8 @@ class MaskedImages:
 class MaskedExamples(Examples):
     """Images whose label is their mask."""
 
+    first = "the mask of the first name"
+
     def spelt(self, strata: Sequence[str]) -> list[str]:
         """Return the digest of each mask."""
         return [self.content.digests[row] for row in self.rows.tolist()]

@@ -144,6 +144,8 @@ def _read(files: tuple[tuple[str, str], ...], tokens: str | int | None, tags: st
 class TaggedSentences(Examples):
     """Sentences, whose label is the tags of their words."""
 
+    first = "that of the first file and line"
+
     def spelt(self, strata: Sequence[str]) -> list[str]:
         """Return the tags of each."""
         return [" ".join(self.content[row].tags) for row in self.rows.tolist()]

@@ -227,6 +227,30 @@ def test_an_image_in_two_splits_stays_in_test_alone_however_it_is_annotated(tmp_
     assert data.describe()["duplicates_removed"] == {"train": 1, "val": 0, "test": 0}
 
 
+def test_one_image_with_different_boxes_is_told_and_with_the_same_is_not(tmp_path) -> None:
+    root = voc(tmp_path, {"": 20})
+    boxes = [("apple", 1, 2, 20, 30), ("leaf", 3, 4, 30, 40)]
+    for name, own in (("0002", boxes), ("0003", boxes[:1]), ("0005", boxes), ("0006", boxes[::-1])):
+        same = "0002" if name < "0004" else "0005"
+        (root / "JPEGImages" / f"{name}.png").write_bytes((root / "JPEGImages" / f"{same}.png").read_bytes())
+        (root / "Annotations" / f"{name}.xml").write_text(xml(own))
+    data = at(root)
+    assert data.describe()["contradictory_labels"] == 1
+    assert data.describe()["duplicates_removed"] == {"train": 2}
+    assert data.remarks() == [
+        f"{root}: the same content stands under different labels 1 time(s), such as '0002' and '0003'; "
+        "in train, the annotation of the first name is kept"
+    ]
+
+
+def test_one_image_with_different_boxes_in_two_splits_is_told(tmp_path) -> None:
+    root = voc(tmp_path)
+    (root / "JPEGImages" / "0000.png").write_bytes((root / "JPEGImages" / "0012.png").read_bytes())
+    (root / "Annotations" / "0000.xml").write_text(xml([("apple", 1, 2, 20, 30)]))
+    (told,) = at(root).remarks()
+    assert "such as '0000' and '0012'" in told
+
+
 def test_the_fingerprint_knows_the_boxes(tmp_path) -> None:
     before = at(voc(tmp_path / "one")).fingerprint()
     assert at(voc(tmp_path / "same")).fingerprint() == before
