@@ -134,11 +134,11 @@ def _content(key: str, file: Path) -> str:
         at = file.stat()
     except OSError as error:
         raise DataError(f"{key}={file}: cannot be read ({error.strerror}); name a file") from error
-    return _hashed(key, file, at.st_size, at.st_mtime_ns)
+    return _hashed(key, file, file.resolve(), at.st_size, at.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _hashed(key: str, file: Path, size: int, _changed: int) -> str:
+def _hashed(key: str, file: Path, _place: Path, size: int, _changed: int) -> str:
     """Return the SHA-256 of a file, having seen that it is text where its name says so."""
     if not file.is_file() or not size:
         raise DataError(f"{key}={file}: is {'empty' if file.is_file() else 'no file'}; choose another")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from frostline.data.examples import Examples, Source
 from frostline.data.labelled import Labelled, labelled_source
-from frostline.data.table import Column, Row, read_rows
+from frostline.data.table import Column, Row, Tables, read_rows, tables
 from frostline.data.token_split import TokenData, TokenSplit
 from frostline.errors import DataError
 
@@ -45,9 +45,7 @@ class TextFiles(TokenData):
 
     def source(self) -> Source:
         """Return the texts of the files."""
-        files = {"train": self.train, "val": self.val, "test": self.test}
-        given = tuple((split, file) for split, file in files.items() if file is not None)
-        return _read(given, self.text, self.label)
+        return _read(tables({"train": self.train, "val": self.val, "test": self.test}), self.text, self.label)
 
     def split(self, examples: Examples, *, random: bool) -> "TextSplit":
         """Return texts as tokens, and their classes."""
@@ -74,15 +72,15 @@ class TextSplit(TokenSplit):
 
 
 @lru_cache(maxsize=8)
-def _read(files: tuple[tuple[str, str], ...], text: str | int | None, label: str | int | None) -> Source:
+def _read(files: Tables, text: str | int | None, label: str | int | None) -> Source:
     columns = (
         Column(key="data.text", asked=text, names=TEXT, place=0),
         Column(key="data.label", asked=label, names=("label",), place=1),
     )
-    splits = {split: _labelled(split, file, columns) for split, file in files}
+    splits = {split: _labelled(split, file, columns) for split, file in files.paths}
     empty = sum(not example.content.strip() for examples in splits.values() for example in examples)
     filled = {split: [each for each in examples if each.content.strip()] for split, examples in splits.items()}
-    return labelled_source(files[0][1], filled, keys={split: f"data.{split}" for split in filled}, ignored=empty)
+    return labelled_source(files.name, filled, keys={split: f"data.{split}" for split in filled}, ignored=empty)
 
 
 def _labelled(split: str, file: str, columns: Sequence[Column]) -> list[Labelled]:

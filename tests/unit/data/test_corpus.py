@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import tracemalloc
@@ -139,6 +140,20 @@ def test_tokens_are_written_once_and_again_for_other_text_lengths_and_tokenizers
     assert kept(masked, 16, copied) == 3
     copied.write_text(file.read_text() + "\n\nmore")
     assert kept(masked, 16, copied) == 4
+
+
+def test_text_is_never_that_of_another_folder(
+    tmp_path: Path, causal: TextInput, others: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for folder, text in (("one", "warm"), ("other", "dull")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(text)
+        os.utime(tmp_path / folder / "a.txt", (1, 1))
+        monkeypatch.chdir(tmp_path / folder)
+        (block,) = blocks_of(Corpus(seed=0, train="a.txt", max_length=16, **others), causal)
+        found.append(causal.tokenizer.decode(block))
+    assert found == ["warm<|endoftext|>", "dull<|endoftext|>"]
 
 
 def _write(name: str, number: int) -> list[int]:

@@ -148,6 +148,27 @@ def test_a_file_that_is_not_there_has_a_neighbour(tmp_path: Path) -> None:
         TextFiles(seed=0, train=str(tmp_path / "trian.tsv")).source()
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "row"), [(TextFiles, "a.tsv", "{0}\t{1}\n"), (TokenFiles, "a.conll", "{0} {1}\n\n")]
+)
+def test_rows_are_never_those_of_another_folder_or_time(
+    kind: type[TextFiles] | type[TokenFiles], name: str, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def classes() -> tuple[str, ...]:
+        return kind(seed=0, train=name).source().classes
+
+    for folder, labels in (("one", "xy"), ("other", "vw")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("".join(row.format("warm", label) for label in labels))
+    monkeypatch.chdir(tmp_path / "one")
+    assert classes() == ("x", "y")
+    assert kind(seed=0, train=name).source() is kind(seed=1, train=name).source()
+    monkeypatch.chdir(tmp_path / "other")
+    assert classes() == ("v", "w")
+    Path(name).write_text("".join(row.format("warm", label) for label in "stu"))
+    assert classes() == ("s", "t", "u")
+
+
 def test_a_network_of_images_and_too_long_texts_are_refused(tmp_path: Path, spec: TextInput) -> None:
     data = TextFiles(seed=0, train=written(tmp_path, "a.tsv"), max_length=600)
     with pytest.raises(RequestError, match="model: takes no text, but the data is text; choose another model, or data"):
