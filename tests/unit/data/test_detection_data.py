@@ -1,5 +1,6 @@
 """Images with boxes: what is shown, what is drawn, and what is refused, in VOC's layout."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -376,10 +377,38 @@ def test_a_crowd_is_for_evaluation_only(tmp_path) -> None:
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "has two images of id 0"),
         ('"annotations"', '"annotation"', "has no list of annotations, which COCO's files of instances have"),
         ('"bbox": [', '"bbox": ["x", ', "annotation 1, 'apple', has no bbox of four numbers"),
+        ('"bbox"', '"box"', "annotation 1, 'apple', has no bbox of four numbers (x, y, width, height); correct or"),
+        ('"bbox": [', '"bbox": "1234", "b": [', "annotation 1, 'apple', has no bbox of four numbers"),
+        ('"name": "leaf"', '"title": "leaf"', "has no name in category 3, which should be a text; correct it"),
+        (
+            '"name": "leaf"',
+            '"name": ["leaf"]',
+            "has ['leaf'] as name in category 3, which should be a text; correct it",
+        ),
+        ('"id": 3, "name"', '"name"', "has no id in entry 1 of categories, which should be a whole number or a text"),
+        ('"id": 3, "name"', '"id": [3], "name"', "has [3] as id in entry 1 of categories, which should be"),
+        ('"id": 7, "name"', '"id": 3, "name"', "has two categories of id 3; number them"),
+        ('"id": 1, "file_name"', '"file_name"', "has no id in entry 2 of images, which should be a whole number"),
+        ('"id": 1, "file_name"', '"id": 1, "name"', "has no file_name in image 1, which should be a text; correct it"),
+        ('"id": 1, "file_name": "', '"id": 1, "file_name": 1, "n": "', "has 1 as file_name in image 1, which should"),
+        ('"image_id": 0', '"picture": 0', "has no image_id in annotation 1, which should be a whole number or a text"),
+        ('"image_id": 0', '"image_id": "0"', "has no image '0', which annotations/instances_train2017.json annotation"),
+        ('"category_id": 7', '"category": 7', "has no category_id in annotation 1, which should be a whole number"),
+        ('"category_id": 7', '"category_id": {}', "has {} as category_id in annotation 1, which should be a whole"),
+        ('"width": 64', '"width": "64"', "gives image '000000000000.jpg' a width and height that are no numbers"),
     ],
 )
 def test_what_coco_files_have_wrong_is_named(tmp_path, old, new, said) -> None:
     assert said in refusal(change(coco(tmp_path), old, new), Coco)
+
+
+def test_ids_may_be_texts_if_all_are(tmp_path) -> None:
+    root = coco(tmp_path)
+    for file in (root / "annotations").iterdir():
+        file.write_text(re.sub(r'("(?:id|image_id|category_id)": )(\d+)', r'\1"\2"', file.read_text()))
+    data = ready(Coco(root=str(root), seed=0))
+    assert data.class_names == ["apple", "leaf"]
+    assert len(data.drawn("train")) == 7
 
 
 def test_a_truncated_file_and_a_wrong_name_are_told(tmp_path) -> None:
