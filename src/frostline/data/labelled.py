@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,26 @@ def labelled_source(
         for (split, examples), begin in zip(splits.items(), begins[:-1], strict=True)
     }
     return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored)
+
+
+def label_of(cell: Any, where: str, *, key: str, named: str = "data.label", instead: str = "choose") -> str:
+    """Return what a table's cell says of a class, without the spaces around it.
+
+    Args:
+        cell: What it holds.
+        where: File and line.
+        key: The config key to begin messages with, and its value.
+        named: The key that chooses the column.
+        instead: What to do where it holds several labels, before "another" column.
+
+    Raises:
+        DataError: It holds nothing, or several.
+    """
+    if isinstance(cell, list | tuple | dict | set):
+        raise DataError(f"{key}: {where} has several labels; {instead} another {named}")
+    if cell is None or not str(cell).strip() or (isinstance(cell, float) and isnan(cell)):
+        raise DataError(f"{key}: {where} has no label; remove the row, or choose another {named}")
+    return str(cell).strip()
 
 
 def in_order(labels: set[str]) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.data.examples import Examples, Source
-from frostline.data.labelled import Labelled, labelled_source
+from frostline.data.labelled import Labelled, label_of, labelled_source
 from frostline.data.table import Column, Row, Tables, read_rows, tables
 from frostline.data.token_split import TokenData, TokenSplit
 from frostline.errors import DataError
@@ -95,13 +95,11 @@ def _example(split: str, row: Row) -> Labelled:
     text, label = row.values
     if not isinstance(text, str | None):
         raise DataError(f"data.{split}: {row.where} has no text, but {text!r}; choose another data.text")
-    if label is None or not str(label).strip():
-        raise DataError(f"data.{split}: {row.where} has no label; remove the row, or choose another data.label")
     text = text or ""
     return Labelled(
         name=row.where,
         content=text,
-        label=str(label).strip(),
+        label=label_of(label, row.where, key=f"data.{split}"),
         digest=sha256(" ".join(text.split()).encode()).hexdigest(),
     )
 

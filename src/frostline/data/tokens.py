@@ -14,7 +14,7 @@ from torch import Tensor
 
 from frostline.batch import NO_LABEL
 from frostline.data.examples import Examples, Source
-from frostline.data.labelled import in_order
+from frostline.data.labelled import in_order, label_of
 from frostline.data.table import Column, Tables, files_of, read_rows, tables, text_lines
 from frostline.data.token_split import TokenData, TokenSplit
 from frostline.errors import DataError
@@ -181,7 +181,8 @@ def _of_rows(key: str, file: Path, columns: Sequence[Column]) -> Iterator[Senten
         words, tags = row.values
         if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags) or not words:
             raise DataError(f"{key}: {row.where} should hold two lists of one length, of words and of tags; mend it")
-        yield Sentence(row.where, tuple(map(str, words)), tuple(map(str, tags)))
+        named = (label_of(tag, row.where, key=key, named="data.tags") for tag in tags)
+        yield Sentence(row.where, tuple(map(str, words)), tuple(named))
 
 
 def _of_lines(key: str, file: Path, columns: tuple[Column, Column]) -> Iterator[Sentence]:

@@ -119,6 +119,19 @@ def test_batches_are_padded_to_their_longest_and_cut_texts_are_counted(tmp_path:
         ("a.jsonl", b"[1]\n", "data.train={}: line 1 is no JSON object, such as"),
         ("a.jsonl", b'{"body": "warm", "label": 1}\n', "data.text: {}:1 has 'body', 'label', and no 'text'; say which"),
         ("a.jsonl", b'{"text": 3, "label": 1}\n', "data.train: a.jsonl:1 has no text, but 3; choose another data.text"),
+        *(
+            (
+                "a.jsonl",
+                b'{"text": "warm", "label": %b}\n' % cell,
+                f"data.train: a.jsonl:1 has {said} another data.label",
+            )
+            for cell, said in [
+                (b"null", "no label; remove the row, or choose"),
+                (b"NaN", "no label; remove the row, or choose"),
+                (b"[1]", "several labels; choose"),
+                (b'{"a": 1}', "several labels; choose"),
+            ]
+        ),
         ("a.parquet", b"PAR1", "data.train={}: it is no whole parquet file ("),
         ("a.xls", b"x", "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; rename it"),
     ],
@@ -237,6 +250,13 @@ def test_words_that_are_cut_off_are_counted(tmp_path: Path, spec: TextInput) -> 
             "a.jsonl",
             '{"tokens": ["a", "b"], "tags": ["O"]}\n',
             "data.train: a.jsonl:1 should hold two lists of one length, of words and of tags; mend it",
+        ),
+        *(
+            ("a.jsonl", f'{{"tokens": ["a", "b"], "tags": ["O", {tag}]}}\n', f"data.train: a.jsonl:1 has {said}")
+            for tag, said in [
+                ("null", "no label; remove the row, or choose another data.tags"),
+                ("[1]", "several labels; choose another data.tags"),
+            ]
         ),
     ],
 )
