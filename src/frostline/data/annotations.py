@@ -121,7 +121,12 @@ class AnnotatedExamples(Examples):
 
 
 def annotated_source(
-    name: str, splits: Mapping[str, Sequence[Annotated]], *, classes: Sequence[str] | None, ignored: int = 0
+    name: str,
+    splits: Mapping[str, Sequence[Annotated]],
+    *,
+    classes: Sequence[str] | None,
+    places: Mapping[str, str],
+    ignored: int = 0,
 ) -> Source:
     """Return the source of these images; its classes are the chosen ones, or those of `train` by name.
 
@@ -129,6 +134,7 @@ def annotated_source(
         name: What to call the source: its `data.root`.
         splits: `train`, and `val` and `test` where there are any.
         classes: The classes to find; what is of another one is background. None for all.
+        places: The config key and the list of each split, for messages.
         ignored: Files that are none of its examples.
 
     Raises:
@@ -152,7 +158,7 @@ def annotated_source(
         split: _examples(content, everything, digests, range(begin, begin + len(examples)))
         for (split, examples), begin in zip(splits.items(), begins[:-1].tolist(), strict=True)
     }
-    return Source(name=name, classes=tuple(chosen), splits=parts, ignored=ignored, strata=(STRATUM,))
+    return Source(name=name, classes=tuple(chosen), splits=parts, ignored=ignored, strata=(STRATUM,), places=places)
 
 
 def _examples(

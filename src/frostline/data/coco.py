@@ -58,15 +58,17 @@ class Coco(DetectionData):
 @lru_cache(maxsize=4)
 def _read(root: str, folder: Path, files: Files, classes: tuple[str, ...] | None) -> Source:
     splits: dict[str, list[Annotated]] = {}
+    places: dict[str, str] = {}
     ignored = 0
     for split, given, images in files:
         file = _annotations(root, folder, split, given)
         if file is not None:
             base = _images(root, folder, split, file, images)
             splits[split] = _File(root, folder, file).annotated(base)
+            places[split] = f"data.{split}={given}" if given else f"data.root={root}/annotations/{file.name}"
             listed = {each.file for each in splits[split]}
             ignored += sum(f.suffix.lower() in IMAGE_SUFFIXES and f not in listed for f in base.iterdir())
-    return annotated_source(root, splits, classes=classes, ignored=ignored)
+    return annotated_source(root, splits, classes=classes, places=places, ignored=ignored)
 
 
 def _annotations(root: str, folder: Path, split: str, given: str | None) -> Path | None:

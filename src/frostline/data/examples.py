@@ -1,7 +1,7 @@
 """Examples before anything is drawn: who they are, what they are called, and where their content is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar
@@ -87,6 +87,7 @@ class Source:
         ignored: Files that are none of its examples.
         strata: What splits are carved and shots are drawn from evenly, in the order of `Examples.labels`; by default
             the classes.
+        places: The config key and the file or folder that each split comes from, where it is not the source's name.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Source:
     splits: Mapping[str, Examples]
     ignored: int = 0
     strata: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.strata:
@@ -118,7 +120,7 @@ def _chosen(source: Source, classes: tuple[str, ...]) -> Source:
     for split, examples in source.splits.items():
         kept = examples.take(np.flatnonzero(number[examples.labels] >= 0))
         splits[split] = replace(kept, labels=number[kept.labels])
-    return Source(name=source.name, classes=classes, splits=splits, ignored=source.ignored)
+    return Source(name=source.name, classes=classes, splits=splits, ignored=source.ignored, places=source.places)
 
 
 def _check_chosen(source: Source, classes: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ def _read(sheet: Sheet, label: str | int) -> Source:
         {split: [_labelled(row, label) for row in rows] for split, (_, rows) in splits.items()},
         keys={split: key for split, (key, _) in splits.items()},
         keep=_images,
+        places=sheet.places(splits),
     )
 
 

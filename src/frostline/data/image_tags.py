@@ -103,7 +103,7 @@ def _read(sheet: Sheet, label: str | int, separator: str, columns: tuple[str, ..
         split: _examples(content, rows, np.arange(begin, begin + len(rows)), rarest)
         for (split, (_, rows)), begin in zip(splits.items(), begins[:-1], strict=True)
     }
-    return Source(name=sheet.name, classes=classes, splits=parts, strata=strata)
+    return Source(name=sheet.name, classes=classes, splits=parts, strata=strata, places=sheet.places(splits))
 
 
 def _asked(columns: Sequence[str]) -> dict[str, str | int]:

@@ -37,6 +37,7 @@ def labelled_source(
     keys: Mapping[str, str],
     keep: Callable[[Sequence[Any]], Any] = tuple,
     ignored: int = 0,
+    places: Mapping[str, str] | None = None,
 ) -> Source:
     """Return the source of these examples; its classes are those of `train`.
 
@@ -46,6 +47,7 @@ def labelled_source(
         keys: The config key that each split comes from, for messages.
         keep: Makes the source's content of the contents of all examples, by row.
         ignored: What the files held besides.
+        places: The key and the file of each split, for messages.
 
     Raises:
         DataError: There are fewer than two classes, or a class that train lacks.
@@ -62,7 +64,7 @@ def labelled_source(
         split: _examples(examples, content, int(begin), classes)
         for (split, examples), begin in zip(splits.items(), begins[:-1], strict=True)
     }
-    return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored)
+    return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored, places=places or {})
 
 
 def label_of(cell: Any, where: str, *, key: str, named: str = "data.label", instead: str = "choose") -> str:

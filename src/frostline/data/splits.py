@@ -155,17 +155,20 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
 def _check_content(source: Source, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> None:
     for split in ("test", "val"):
         if not len(splits[split]):
-            raise DataError(_why_empty(split, source.name, splits, fractions))
+            raise DataError(_why_empty(split, source, splits, fractions))
     for name, count in splits["train"].per_stratum(source.strata).items():
         if not count:
             where = f"{source.name}: class '{name}' has no training example left"
             raise DataError(f"{where} once those that stand in val or test too are dropped; add examples of '{name}'")
 
 
-def _why_empty(split: str, name: str, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> str:
+def _why_empty(split: str, source: Source, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> str:
     if split not in fractions:
-        way_out = f"add others, or remove {split} to have it carved from train"
-        return f"{name}: every example of {split} stands in test too; {way_out}"
+        some, problem = "some", f"there is no example of {split}"
+        if len(source.splits[split]):
+            some, problem = "others", f"every example of {split} stands in test too"
+        place, way_out = source.places.get(split, source.name), f"remove it to have {split} carved from train"
+        return f"{place}: {problem}; add {some}, or {way_out}"
     pool = sum(len(splits[part]) for part in ("train", *fractions))
-    asked = f"data.{split}_fraction={fractions[split]} of {pool} training examples of {name}"
+    asked = f"data.{split}_fraction={fractions[split]} of {pool} training examples of {source.name}"
     return f"{asked} leaves {split} empty; raise data.{split}_fraction, or add examples"

@@ -119,6 +119,11 @@ class Tables:
         """What to call them."""
         return self.paths[0][1]
 
+    @property
+    def places(self) -> dict[str, str]:
+        """The config key and the path of each split."""
+        return {split: f"data.{split}={path}" for split, path in self.paths}
+
 
 def tables(given: Mapping[str, str | None]) -> Tables:
     """Return the tables of those splits that have any, as they are now.

@@ -80,7 +80,8 @@ def _read(files: Tables, text: str | int | None, label: str | int | None) -> Sou
     splits = {split: _labelled(split, file, columns) for split, file in files.paths}
     empty = sum(not example.content.strip() for examples in splits.values() for example in examples)
     filled = {split: [each for each in examples if each.content.strip()] for split, examples in splits.items()}
-    return labelled_source(files.name, filled, keys={split: f"data.{split}" for split in filled}, ignored=empty)
+    keys = {split: f"data.{split}" for split in filled}
+    return labelled_source(files.name, filled, keys=keys, ignored=empty, places=files.places)
 
 
 def _labelled(split: str, file: str, columns: Sequence[Column]) -> list[Labelled]:

@@ -135,7 +135,7 @@ def _read(files: Tables, tokens: str | int | None, tags: str | int | None) -> So
         split: _examples(everything, np.arange(begin, begin + len(splits[split])))
         for split, begin in zip(splits, begins[:-1], strict=True)
     }
-    return Source(name=files.name, classes=classes, splits=parts, strata=("sentences",))
+    return Source(name=files.name, classes=classes, splits=parts, strata=("sentences",), places=files.places)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -411,6 +411,23 @@ def test_ids_may_be_texts_if_all_are(tmp_path) -> None:
     assert len(data.drawn("train")) == 7
 
 
+def test_a_file_without_images_is_named(tmp_path) -> None:
+    root = coco(tmp_path)
+    file = root / "annotations" / "instances_val2017.json"
+    file.write_text('{"images": [], "annotations": [], "categories": []}')
+    problem = "there is no example of val; add some, or remove it to have val carved from train"
+    assert refusal(root, Coco) == f"data.root={file}: {problem}"
+    said = "annotations/instances_val2017.json"
+    assert refusal(root, Coco, val=said) == f"data.val={said}: {problem}"
+
+
+def test_lists_that_name_the_same_images_are_named(tmp_path) -> None:
+    lists = voc(tmp_path) / "ImageSets" / "Main"
+    (lists / "val.txt").write_text((lists / "test.txt").read_text())
+    problem = "every example of val stands in test too; add others, or remove it to have val carved from train"
+    assert refusal(tmp_path) == f"data.root={lists / 'val.txt'}: {problem}"
+
+
 def test_a_truncated_file_and_a_wrong_name_are_told(tmp_path) -> None:
     root = coco(tmp_path)
     told = refusal(root, Coco, val="annotations/instances_vl2017.json")

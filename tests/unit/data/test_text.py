@@ -146,6 +146,25 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
     assert str(caught.value).startswith(sentence.format(file))
 
 
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([("", "1")], "there is no example of val; add some"),
+        (ROWS, "every example of val stands in test too; add others"),
+    ],
+)
+def test_a_file_that_gives_a_split_nothing_is_named(
+    rows: list[tuple[str, str]], problem: str, tmp_path: Path, spec: TextInput
+) -> None:
+    val = written(tmp_path, "b.tsv", rows)
+    train, test = written(tmp_path, "a.tsv", [*ROWS, ("and warm", "1"), ("and dull", "0")]), written(tmp_path, "c.tsv")
+    data = TextFiles(seed=0, train=train, val=val, test=test)
+    data.expect(spec)
+    with pytest.raises(DataError) as caught:
+        data.setup()
+    assert str(caught.value) == f"data.val={val}: {problem}, or remove it to have val carved from train"
+
+
 def test_a_class_that_train_lacks_is_refused(tmp_path: Path) -> None:
     data = TextFiles(seed=0, train=written(tmp_path, "a.tsv"), test=written(tmp_path, "b.tsv", [("x", "2")]))
     sentence = (
