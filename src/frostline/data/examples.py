@@ -1,6 +1,6 @@
 """Examples before anything is drawn: who they are, what they are called, and where their content is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -100,6 +100,12 @@ class Source:
     def __post_init__(self) -> None:
         if not self.strata:
             object.__setattr__(self, "strata", self.classes)
+
+
+def consecutive(splits: Mapping[str, Sized]) -> dict[str, Places]:
+    """Return the rows of each split in a content that holds all splits one after the other."""
+    ends = np.cumsum([len(part) for part in splits.values()])
+    return {split: np.arange(end - len(part), end) for (split, part), end in zip(splits.items(), ends, strict=True)}
 
 
 def chosen(source: Source, classes: Sequence[str] | None) -> Source:

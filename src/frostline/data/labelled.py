@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline.data.examples import Examples, Source
+from frostline.data.examples import Examples, Places, Source, consecutive
 from frostline.errors import DataError
 
 
@@ -59,11 +59,7 @@ def labelled_source(
         _check_known(keys[split], split, examples, classes)
     everything = [example for examples in splits.values() for example in examples]
     content = keep([example.content for example in everything])
-    begins = np.cumsum([0, *map(len, splits.values())])
-    parts = {
-        split: _examples(examples, content, int(begin), classes)
-        for (split, examples), begin in zip(splits.items(), begins[:-1], strict=True)
-    }
+    parts = {split: _examples(splits[split], content, rows, classes) for split, rows in consecutive(splits).items()}
     return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored, places=places or {})
 
 
@@ -104,11 +100,11 @@ def _check_known(key: str, split: str, examples: Sequence[Labelled], classes: Se
             raise DataError(f"{key}: {where} has a class '{example.label}' that train lacks; {way_out}")
 
 
-def _examples(examples: Sequence[Labelled], content: Any, begin: int, classes: Sequence[str]) -> Examples:
+def _examples(examples: Sequence[Labelled], content: Any, rows: Places, classes: Sequence[str]) -> Examples:
     index = {label: place for place, label in enumerate(classes)}
     return Examples(
         content=content,
-        rows=np.arange(begin, begin + len(examples)),
+        rows=rows,
         labels=np.array([index[example.label] for example in examples], dtype=np.int64),
         digests=tuple(example.digest for example in examples),
         ids=tuple(example.name for example in examples),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.batch import NO_LABEL
-from frostline.data.examples import Examples, Source
+from frostline.data.examples import Examples, Source, consecutive
 from frostline.data.labelled import in_order, label_of
 from frostline.data.table import Column, Tables, files_of, read_rows, tables, text_lines
 from frostline.data.token_split import TokenData, TokenSplit
@@ -130,11 +130,7 @@ def _read(files: Tables, tokens: str | int | None, tags: str | int | None) -> So
     for split, sentences in splits.items():
         _refuse_unknown(split, sentences, classes)
     everything = tuple(sentence for sentences in splits.values() for sentence in sentences)
-    begins = np.cumsum([0, *map(len, splits.values())])
-    parts = {
-        split: _examples(everything, np.arange(begin, begin + len(splits[split])))
-        for split, begin in zip(splits, begins[:-1], strict=True)
-    }
+    parts = {split: _examples(everything, rows) for split, rows in consecutive(splits).items()}
     return Source(name=files.name, classes=classes, splits=parts, strata=("sentences",), places=files.places)
 
 
