@@ -30,7 +30,8 @@ def texts(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("train.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
     words = "".join("".join(f"{w} {'BO'[len(w) > 4]}\n" for w in text.split()) + "\n" for text, _ in rows)
     Path("train.conll").write_text(words)
-    Path("train.txt").write_text("".join(f"{text}\n" for text, _ in rows * 2))
+    lines = (f"{LINES[n % 12]} {LINES[n // 12]}\n" + "\n" * (n % 3 == 2) for n in range(72))
+    Path("train.txt").write_text("".join(lines))
     bert_like(workplace.folder / "bert")
     gpt_like(workplace.folder / "gpt")
 

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from frostline.data.examples import Examples, Source
+from frostline.data.examples import Examples, Places, Source, consecutive
+from frostline.data.intact import some_of
 from frostline.data.pixels import EncodedImages, Images, opened
 from frostline.errors import DataError
 from frostline.nearest import did_you_mean
@@ -21,7 +22,6 @@ from frostline.nearest import did_you_mean
 STRATUM = "image"
 """An image with objects of several classes has no one class: splits and shots are drawn from all images alike."""
 
-_LISTED = 5
 _TURNED = range(5, 9)
 """Values of EXIF's orientation that exchange height and width."""
 _ORIENTATION = 0x0112
@@ -79,6 +79,11 @@ class Objects:
     crowd: NDArray[np.bool_]
     size: tuple[int, int]
 
+    def in_order(self) -> "Objects":
+        """Return them by label and box."""
+        order = np.lexsort((*self.boxes.T, self.crowd, self.labels))
+        return replace(self, boxes=self.boxes[order], labels=self.labels[order], crowd=self.crowd[order])
+
     def digest(self) -> str:
         """Return one SHA-256 over all of it."""
         parts = (self.boxes.tobytes(), self.labels.tobytes(), self.crowd.tobytes(), str(self.size).encode())
@@ -104,8 +109,24 @@ class Annotations:
     left_out: Mapping[str, int]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnnotatedExamples(Examples):
+    """Images whose label is their objects."""
+
+    first = "the annotation of the first name"
+
+    def spelt(self, strata: Sequence[str]) -> list[str]:
+        """Return one digest over the objects of each, in whatever order they are annotated."""
+        return [self.content.objects[row].in_order().digest() for row in self.rows.tolist()]
+
+
 def annotated_source(
-    name: str, splits: Mapping[str, Sequence[Annotated]], *, classes: Sequence[str] | None, ignored: int = 0
+    name: str,
+    splits: Mapping[str, Sequence[Annotated]],
+    *,
+    classes: Sequence[str] | None,
+    places: Mapping[str, str],
+    ignored: int = 0,
 ) -> Source:
     """Return the source of these images; its classes are the chosen ones, or those of `train` by name.
 
@@ -113,6 +134,7 @@ def annotated_source(
         name: What to call the source: its `data.root`.
         splits: `train`, and `val` and `test` where there are any.
         classes: The classes to find; what is of another one is background. None for all.
+        places: The config key and the list of each split, for messages.
         ignored: Files that are none of its examples.
 
     Raises:
@@ -131,21 +153,15 @@ def annotated_source(
         degenerate=tuple(boxes.degenerate),
         left_out=dict(sorted(boxes.left_out.items())),
     )
-    begins = np.cumsum([0, *map(len, splits.values())])
-    parts = {
-        split: _examples(content, everything, digests, range(begin, begin + len(examples)))
-        for (split, examples), begin in zip(splits.items(), begins[:-1].tolist(), strict=True)
-    }
-    return Source(name=name, classes=tuple(chosen), splits=parts, ignored=ignored, strata=(STRATUM,))
+    parts = {split: _examples(content, everything, digests, rows) for split, rows in consecutive(splits).items()}
+    return Source(name=name, classes=tuple(chosen), splits=parts, ignored=ignored, strata=(STRATUM,), places=places)
 
 
-def _examples(
-    content: Annotations, everything: Sequence[Annotated], digests: Sequence[str], rows: Sequence[int]
-) -> Examples:
+def _examples(content: Annotations, everything: Sequence[Annotated], digests: Sequence[str], rows: Places) -> Examples:
     """Digests are those of the images alone, so that no two splits share one, however it is annotated."""
-    return Examples(
+    return AnnotatedExamples(
         content=content,
-        rows=np.array(rows, dtype=np.int64),
+        rows=rows,
         labels=np.zeros(len(rows), dtype=np.int64),
         digests=tuple(digests[row] for row in rows),
         ids=tuple(everything[row].id for row in rows),
@@ -226,9 +242,7 @@ def _inspected(root: str, images: Sequence[Annotated]) -> tuple[list[str], list[
         found = list(pool.map(_inspect, images))
     broken = [f"'{each.file.name}' ({problem})" for each, (_, _, problem) in zip(images, found, strict=True) if problem]
     if broken:
-        more = f" and {len(broken) - _LISTED} more" if len(broken) > _LISTED else ""
-        some = ", ".join(broken[:_LISTED])
-        raise DataError(f"data.root={root}: cannot use {some}{more}; replace, correct or remove what is wrong")
+        raise DataError(f"data.root={root}: cannot use {some_of(broken)}; replace, correct or remove what is wrong")
     return [digest for digest, _, _ in found], [size for _, size, _ in found]
 
 

@@ -17,6 +17,7 @@ from frostline.nearest import nearest
 
 _SPLITS = ("train", "val", "test")
 
+Id = int | str
 Files = tuple[tuple[str, str | None, str | None], ...]
 """For each split its name, its annotations and the folder of its images, as the user gave them."""
 
@@ -57,15 +58,17 @@ class Coco(DetectionData):
 @lru_cache(maxsize=4)
 def _read(root: str, folder: Path, files: Files, classes: tuple[str, ...] | None) -> Source:
     splits: dict[str, list[Annotated]] = {}
+    places: dict[str, str] = {}
     ignored = 0
     for split, given, images in files:
         file = _annotations(root, folder, split, given)
         if file is not None:
             base = _images(root, folder, split, file, images)
             splits[split] = _File(root, folder, file).annotated(base)
+            places[split] = f"data.{split}={given}" if given else f"data.root={root}/annotations/{file.name}"
             listed = {each.file for each in splits[split]}
             ignored += sum(f.suffix.lower() in IMAGE_SUFFIXES and f not in listed for f in base.iterdir())
-    return annotated_source(root, splits, classes=classes, ignored=ignored)
+    return annotated_source(root, splits, classes=classes, places=places, ignored=ignored)
 
 
 def _annotations(root: str, folder: Path, split: str, given: str | None) -> Path | None:
@@ -116,35 +119,39 @@ class _File:
 
     def annotated(self, base: Path) -> list[Annotated]:
         """Return the images in this folder with their objects, in the order of the file."""
-        images, objects = self._rows("images"), self._objects()
-        known = self._by_id("images", images)
-        if strangers := sorted(objects.keys() - known.keys(), key=str):
+        images, objects = self._by_id("images"), self._objects()
+        if strangers := sorted(objects.keys() - images.keys(), key=str):
             first = objects[strangers[0]][0].where
-            raise self._wrong(f"has no image {strangers[0]}, which {first} is in; add it, or remove that")
-        return [self._image(base, row, objects.get(row["id"], [])) for row in images]
+            raise self._wrong(f"has no image {strangers[0]!r}, which {first} is in; add it, or remove that")
+        return [self._image(base, row, objects.get(key, [])) for key, row in images.items()]
 
     def _image(self, base: Path, row: Mapping[str, Any], objects: Sequence[NamedBox]) -> Annotated:
-        name = str(row.get("file_name", ""))
-        if not name or not (base / name).is_file():
+        name = self._text(row, "file_name", f"image {row['id']!r}")
+        if not (base / name).is_file():
             raise self._wrong(f"lists image '{name}', which is not in {base.name}/; add it, or remove its entry")
         size = (row["width"], row["height"]) if row.get("width") and row.get("height") else None
+        if size is not None and not all(isinstance(side, int | float) for side in size):
+            raise self._wrong(f"gives image '{name}' a width and height that are no numbers, {size}; correct them")
         return Annotated(id=name, file=base / name, size=size, objects=objects, where=self._name)
 
-    def _objects(self) -> dict[Any, list[NamedBox]]:
+    def _objects(self) -> dict[Id, list[NamedBox]]:
         """Return the objects of each image, by its id."""
-        names = {key: str(row["name"]) for key, row in self._by_id("categories", self._rows("categories")).items()}
+        categories = self._by_id("categories")
+        names = {key: self._text(row, "name", f"category {key!r}") for key, row in categories.items()}
         found = defaultdict(list)
         for place, row in enumerate(self._rows("annotations"), start=1):
-            where = f"{self._name} annotation {row.get('id', place)}"
-            if row.get("category_id") not in names:
-                raise self._wrong(f"has no category {row.get('category_id')}, which {where} is of")
-            found[row.get("image_id")].append(self._object(row, names[row["category_id"]], where))
+            where = f"annotation {row.get('id', place)}"
+            category, image = (self._id(row, key, where) for key in ("category_id", "image_id"))
+            if category not in names:
+                raise self._wrong(f"has no category {category!r}, which {self._name} {where} is of; add it")
+            found[image].append(self._object(row, names[category], f"{self._name} {where}"))
         return found
 
     def _object(self, row: Mapping[str, Any], name: str, where: str) -> NamedBox:
+        said = row.get("bbox")
         try:
-            left, top, width, height = (float(each) for each in row["bbox"])
-        except (KeyError, TypeError, ValueError):
+            left, top, width, height = (float(each) for each in (said if isinstance(said, list) else ()))
+        except (TypeError, ValueError):
             problem = f"{where}, '{name}', has no bbox of four numbers (x, y, width, height); correct or remove it"
             raise DataError(f"data.root={self._root}: {problem}") from None
         box = (left, top, left + width, top + height)
@@ -156,13 +163,29 @@ class _File:
             raise self._wrong(f"has no list of {key}, which COCO's files of instances have; choose another file")
         return rows
 
-    def _by_id(self, key: str, rows: Sequence[Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
-        known: dict[Any, Mapping[str, Any]] = {}
-        for row in rows:
-            if "id" not in row or row["id"] in known:
-                raise self._wrong(f"has two {key} of id {row.get('id')}, or one without; number them")
-            known[row["id"]] = row
+    def _by_id(self, what: str) -> dict[Id, Mapping[str, Any]]:
+        known: dict[Id, Mapping[str, Any]] = {}
+        for place, row in enumerate(self._rows(what), start=1):
+            key = self._id(row, "id", f"entry {place} of {what}")
+            if key in known:
+                raise self._wrong(f"has two {what} of id {key!r}; number them")
+            known[key] = row
         return known
+
+    def _id(self, row: Mapping[str, Any], key: str, where: str) -> Id:
+        """Return a number or a text by which one entry refers to another; 1 and '1' are not the same."""
+        found = row.get(key)
+        if isinstance(found, bool) or not isinstance(found, int | str):
+            said = "no" if found is None else f"{found!r} as"
+            raise self._wrong(f"has {said} {key} in {where}, which should be a whole number or a text; correct it")
+        return found
+
+    def _text(self, row: Mapping[str, Any], key: str, where: str) -> str:
+        found = row.get(key)
+        if not isinstance(found, str) or not found.strip():
+            said = f"no {key}" if found in (None, "") else f"{found!r} as {key}"
+            raise self._wrong(f"has {said} in {where}, which should be a text; correct it")
+        return found
 
     def _wrong(self, what: str) -> DataError:
         return DataError(f"data.root={self._root}: {self._name} {what}")

@@ -3,21 +3,23 @@
 import codecs
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from frostline.batch import Batch
-from frostline.data.blocks import Unit, running, sentences
+from frostline.data.blocks import Block, Unit, running, sentences
+from frostline.data.documents import Line, Share, digests_of, shares
 from frostline.data.examples import Examples, Source
 from frostline.data.split import Split
+from frostline.data.splitted import SPLITS
 from frostline.data.table import Column, files_of, read_rows
 from frostline.data.text import TEXT
 from frostline.data.token_file import TokenFile, token_file
@@ -25,6 +27,8 @@ from frostline.data.token_split import TokenData
 from frostline.errors import DataError, RequestError
 from frostline.nn.text_input import TextInput
 
+Files = tuple[tuple[str, tuple[tuple[Path, str], ...]], ...]
+"""Of each split its files, each with a hash of its content."""
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _READ = 1 << 20
 """Bytes that are read at once; a longer line is taken in pieces."""
@@ -37,13 +41,16 @@ class Corpus(TokenData):
     """Running text, cut into blocks of `max_length` tokens which are its examples.
 
     A document ends at an empty line and at the end of a file; of tables (.csv, .tsv, .jsonl, .parquet) each row is one.
-    For encoders, blocks are packed with whole lines, across documents, with the tokenizer's separator between these
-    (FULL-SENTENCES of RoBERTa, arXiv:1907.11692, section 4.2); a line longer than a block is cut. For decoders
-    documents follow one another, each with the end-of-text token behind it, and are cut anywhere. Tokens are kept below
-    the user's cache folder; memory grows with the number of blocks, some hundred bytes each, but not with the text.
+    Documents are whole in one split: what lacks is carved from those of train, and one that stands in two splits, or
+    twice in train, is left out of the one that can spare it, and counted in `data.json`. For encoders, blocks are
+    packed with whole lines, across documents, with the tokenizer's separator between these (FULL-SENTENCES of RoBERTa,
+    arXiv:1907.11692, section 4.2); a line longer than a block is cut. For decoders documents follow one another, each
+    with the end-of-text token behind it, and are cut anywhere. Tokens are kept below the user's cache folder; memory
+    grows with the number of documents, a hash of 16 bytes each, and of blocks, some hundred bytes each, but not with
+    the text.
 
     Attributes:
-        train: The training text, or a pattern for several files; what lacks is carved from its blocks.
+        train: The training text, or a pattern for several files; what lacks is carved from its documents.
         val: The validation text.
         test: The test text.
         text: The texts' column in tables: a name, or a position from 0; null for `text` or `sentence`, or the first.
@@ -66,17 +73,20 @@ class Corpus(TokenData):
 
     def source(self) -> Source:
         """Return the blocks of the files, which need the network's tokenizer."""
-        files = tuple((split, path, contents) for split, (path, contents) in self._files().items())
-        return _read(files, self.text, self.spec, self.longest)
+        fractions = {"test": self.test_fraction, "val": self.val_fraction}
+        lacking = tuple((split, fraction) for split, fraction in fractions.items() if getattr(self, split) is None)
+        texts = _Texts(files=self._files(), column=self.text, lacking=lacking, seed=self.split_seed)
+        return _read(self.train, texts, self.spec, self.longest)
 
     def split(self, examples: Examples, *, random: bool) -> "BlockSplit":
         """Return blocks as they are on disk."""
         return BlockSplit(examples, spec=self.spec)
 
     def remarks(self) -> list[str]:
-        """Say how many lines had to be cut."""
-        cut = sum(about["cut"] for about in self._about().values())
+        """Say how many lines had to be cut, and how many documents are left out."""
+        cut, twice = (sum(each[what] for each in self._about().values()) for what in ("cut", "duplicate_documents"))
         told = [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
+        told += [f"data: {twice} documents stand in another split or twice in train, and are left out"] if twice else []
         return [*told, *super().remarks()]
 
     def shown(self) -> dict[str, Any]:
@@ -86,14 +96,14 @@ class Corpus(TokenData):
     def _about(self) -> dict[str, dict[str, Any]]:
         return {split: examples.content.about for split, examples in self.source().splits.items()}
 
-    def _files(self) -> dict[str, tuple[str, tuple[tuple[Path, str], ...]]]:
-        """Return of each split its path as it was given, and its files with a hash of each."""
+    def _files(self) -> Files:
+        """Return of each split its files with a hash of each."""
         given = {"train": self.train, "val": self.val, "test": self.test}
-        return {
-            split: (path, tuple((file, _content(f"data.{split}", file)) for file in files_of(f"data.{split}", path)))
+        return tuple(
+            (split, tuple((file, _content(f"data.{split}", file)) for file in files_of(f"data.{split}", path)))
             for split, path in given.items()
             if path is not None
-        }
+        )
 
 
 class BlockSplit(Split):
@@ -124,11 +134,11 @@ def _content(key: str, file: Path) -> str:
         at = file.stat()
     except OSError as error:
         raise DataError(f"{key}={file}: cannot be read ({error.strerror}); name a file") from error
-    return _hashed(key, file, at.st_size, at.st_mtime_ns)
+    return _hashed(key, file, file.resolve(), at.st_size, at.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _hashed(key: str, file: Path, size: int, _changed: int) -> str:
+def _hashed(key: str, file: Path, _place: Path, size: int, _changed: int) -> str:
     """Return the SHA-256 of a file, having seen that it is text where its name says so."""
     if not file.is_file() or not size:
         raise DataError(f"{key}={file}: is {'empty' if file.is_file() else 'no file'}; choose another")
@@ -147,15 +157,46 @@ def _hashed(key: str, file: Path, size: int, _changed: int) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Texts:
+    """The text of each split that has files, and how its documents are shared out.
+
+    Attributes:
+        files: Where the text is.
+        column: The texts' column in tables.
+        lacking: The splits that are carved from train, each with its fraction.
+        seed: Carves them.
+    """
+
+    files: Files
+    column: str | int | None
+    lacking: tuple[tuple[str, float], ...]
+    seed: int
+
+    def of(self, share: Share, *, keep_ends: bool) -> Iterator[Line]:
+        """Yield the lines of one split."""
+        return share.lines(self.lines(share.of, keep_ends=keep_ends))
+
+    def lines(self, split: str, *, keep_ends: bool = False) -> Iterator[Line]:
+        """Yield all lines of a split's files."""
+        return _lines(f"data.{split}", dict(self.files)[split], self.column, keep_ends=keep_ends)
+
+    def told(self) -> list[Any]:
+        """Return all that decides who has which document; the suffix says how a file is read."""
+        contents = {split: [[file.suffix.lower(), content] for file, content in files] for split, files in self.files}
+        return [contents, self.column, self.lacking, self.seed if self.lacking else None]
+
+
+@lru_cache(maxsize=2)
+def _shares(texts: _Texts) -> dict[str, Share]:
+    digests = {split: digests_of(texts.lines(split)) for split, _ in texts.files}
+    return shares(digests, fractions=dict(texts.lacking), seed=texts.seed)
+
+
 @lru_cache(maxsize=8)
-def _read(
-    files: tuple[tuple[str, str, tuple[tuple[Path, str], ...]], ...],
-    column: str | int | None,
-    spec: TextInput,
-    longest: int,
-) -> Source:
-    splits = {split: _examples(split, _blocks(split, contents, column, spec, longest)) for split, _, contents in files}
-    return Source(name=files[0][1], classes=(), splits=splits, strata=("blocks",))
+def _read(name: str, texts: _Texts, spec: TextInput, longest: int) -> Source:
+    splits = {split: _examples(split, _blocks(split, texts, spec, longest)) for split in SPLITS}
+    return Source(name=name, classes=(), splits=splits, strata=("blocks",))
 
 
 def _examples(split: str, blocks: TokenFile) -> Examples:
@@ -170,19 +211,19 @@ def _examples(split: str, blocks: TokenFile) -> Examples:
     )
 
 
-def _blocks(
-    split: str, files: Sequence[tuple[Path, str]], column: str | int | None, spec: TextInput, longest: int
-) -> TokenFile:
+def _blocks(split: str, texts: _Texts, spec: TextInput, longest: int) -> TokenFile:
     first, last = _bounds(spec)
-    contents = [[file.suffix.lower(), content] for file, content in files]  # the suffix says how a file is read
-    told = [contents, spec.fingerprint, first, last, spec.causal, longest, column, "blocks 2"]
-    counts: Counter[str] = Counter({"documents": 0, "cut": 0, "tokens_left_out": 0})
+    told = [split, texts.told(), spec.fingerprint, first, last, spec.causal, longest, "blocks 3"]
+    counts: Counter[str] = Counter({"documents": 0, "duplicate_documents": 0, "cut": 0, "tokens_left_out": 0})
     pack = partial(running, last=last) if spec.causal else partial(sentences, first=first, last=last)
+
+    def blocks() -> Iterator[Block]:
+        share = _shares(texts)[split]
+        counts["duplicate_documents"] = share.duplicates
+        return pack(_units(texts.of(share, keep_ends=spec.causal), spec, counts), counts, longest=longest)
+
     return token_file(
-        sha256(json.dumps(told).encode()).hexdigest(),
-        lambda: pack(_units(split, files, column, spec, counts), counts, longest=longest),
-        lambda: dict(counts),
-        largest=len(spec.tokenizer) - 1,
+        sha256(json.dumps(told).encode()).hexdigest(), blocks, lambda: dict(counts), largest=len(spec.tokenizer) - 1
     )
 
 
@@ -198,18 +239,11 @@ def _bounds(spec: TextInput) -> tuple[int, int]:
     return first, last
 
 
-class _Line(NamedTuple):
-    text: str
-    opens: bool
-
-
-def _units(
-    split: str, files: Sequence[tuple[Path, str]], column: str | int | None, spec: TextInput, counts: Counter[str]
-) -> Iterator[Unit]:
+def _units(lines: Iterable[Line], spec: TextInput, counts: Counter[str]) -> Iterator[Unit]:
     """Yield the tokens of every line, some lines cut at a time."""
-    waiting: list[_Line] = []
+    waiting: list[Line] = []
     size = 0
-    for line in _lines(f"data.{split}", files, column, keep_ends=spec.causal):
+    for line in lines:
         counts["documents"] += line.opens
         waiting.append(line)
         size += len(line.text)
@@ -219,30 +253,28 @@ def _units(
     yield from _encoded(waiting, spec)
 
 
-def _encoded(lines: Sequence[_Line], spec: TextInput) -> Iterator[Unit]:
+def _encoded(lines: Sequence[Line], spec: TextInput) -> Iterator[Unit]:
     if lines:
         told = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
         cut = spec.tokenizer([line.text for line in lines], add_special_tokens=False, **told)
         yield from (Unit(ids, line.opens) for ids, line in zip(cut["input_ids"], lines, strict=True))
 
 
-def _lines(
-    key: str, files: Sequence[tuple[Path, str]], column: str | int | None, *, keep_ends: bool
-) -> Iterator[_Line]:
+def _lines(key: str, files: Sequence[tuple[Path, str]], column: str | int | None, *, keep_ends: bool) -> Iterator[Line]:
     for file, _ in files:
         if file.suffix.lower() in TABLES:
             asked = Column(key="data.text", asked=column, names=TEXT, place=0)
             rows = read_rows(key, str(file), [asked])
-            yield from (_Line(str(row.values[0]), True) for row in rows if row.values[0])
+            yield from (Line(str(row.values[0]), True) for row in rows if row.values[0])
         else:
             yield from _text(file, keep_ends=keep_ends)
 
 
-def _text(file: Path, *, keep_ends: bool) -> Iterator[_Line]:
+def _text(file: Path, *, keep_ends: bool) -> Iterator[Line]:
     opens = True
     for piece in _pieces(file):
         if piece.strip():
-            yield _Line(piece.replace("\r\n", "\n") if keep_ends else piece.strip(), opens)
+            yield Line(piece.replace("\r\n", "\n") if keep_ends else piece.strip(), opens)
             opens = False
         else:
             opens = True

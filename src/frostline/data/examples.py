@@ -1,10 +1,10 @@
 """Examples before anything is drawn: who they are, what they are called, and where their content is."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ class Examples:
         digests: Each example's content as a hexadecimal SHA-256.
         ids: What people call each example: a path relative to the data's root, or a position.
     """
+
+    first: ClassVar[str] = "the first label in the order of the classes"
+    """Which of different labels of one content is kept in train, in words."""
 
     content: Any
     rows: Places
@@ -84,6 +87,7 @@ class Source:
         ignored: Files that are none of its examples.
         strata: What splits are carved and shots are drawn from evenly, in the order of `Examples.labels`; by default
             the classes.
+        places: The config key and the file or folder that each split comes from, where it is not the source's name.
     """
 
     name: str
@@ -91,10 +95,17 @@ class Source:
     splits: Mapping[str, Examples]
     ignored: int = 0
     strata: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.strata:
             object.__setattr__(self, "strata", self.classes)
+
+
+def consecutive(splits: Mapping[str, Sized]) -> dict[str, Places]:
+    """Return the rows of each split in a content that holds all splits one after the other."""
+    ends = np.cumsum([len(part) for part in splits.values()])
+    return {split: np.arange(end - len(part), end) for (split, part), end in zip(splits.items(), ends, strict=True)}
 
 
 def chosen(source: Source, classes: Sequence[str] | None) -> Source:
@@ -115,7 +126,7 @@ def _chosen(source: Source, classes: tuple[str, ...]) -> Source:
     for split, examples in source.splits.items():
         kept = examples.take(np.flatnonzero(number[examples.labels] >= 0))
         splits[split] = replace(kept, labels=number[kept.labels])
-    return Source(name=source.name, classes=classes, splits=splits, ignored=source.ignored)
+    return Source(name=source.name, classes=classes, splits=splits, ignored=source.ignored, places=source.places)
 
 
 def _check_chosen(source: Source, classes: Sequence[str]) -> None:

@@ -111,6 +111,13 @@ class Sheet:
             raise DataError(f"data.train={self.name}: there is no row of train; it has {', '.join(found)}")
         return {split: (found[split][0], self._proven(*found[split])) for split in SPLITS if split in found}
 
+    def places(self, found: Mapping[str, tuple[str, Any]]) -> dict[str, str]:
+        """Return the config key and the path of each split that `read` found."""
+        return {split: self._place(key) for split, (key, _) in found.items()}
+
+    def _place(self, key: str) -> str:
+        return f"{key}={dict(self.files)[key.removeprefix('data.')]}"
+
     def _train(self, columns: Sequence[Column]) -> dict[str, list[Row]]:
         folder = Path(self.name).expanduser()
         parts = _parts(folder) if folder.is_dir() else {"train": files_of("data.train", self.name)}
@@ -135,9 +142,7 @@ class Sheet:
             row.where if name == row.where else f"{row.where} {name}"
             for row, (name, _) in zip(rows, found, strict=True)
         ]
-        digests = intact_digests(
-            f"{key}={dict(self.files)[key.removeprefix('data.')]}", names, [file for _, file in found]
-        )
+        digests = intact_digests(self._place(key), names, [file for _, file in found])
         return [
             ImageRow(where=row.where, name=name, file=file, digest=digest, values=row.values[1:])
             for row, (name, file), digest in zip(rows, found, digests, strict=True)

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 from frostline.data.examples import Source, chosen
 from frostline.data.image_rows import ImageRow, Sheet, TabledImages
-from frostline.data.labelled import Labelled, labelled_source
+from frostline.data.labelled import Labelled, label_of, labelled_source
 from frostline.data.pixels import EncodedImages
-from frostline.errors import DataError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -40,20 +38,15 @@ def _read(sheet: Sheet, label: str | int) -> Source:
         {split: [_labelled(row, label) for row in rows] for split, (_, rows) in splits.items()},
         keys={split: key for split, (key, _) in splits.items()},
         keep=_images,
+        places=sheet.places(splits),
     )
 
 
 def _labelled(row: ImageRow, column: str | int) -> Labelled:
     """Return a row as an example, its name with its content for `_images`."""
-    (label,) = row.values
-    if isinstance(label, list | dict):
-        several = "has several labels; choose data=image_tags, or another data.label"
-        raise DataError(f"data.label={column}: {row.where} {several}")
-    if label is None or not str(label).strip() or (isinstance(label, float) and isnan(label)):
-        raise DataError(f"data.label={column}: {row.where} has no label; remove the row, or choose another data.label")
-    return Labelled(
-        name=row.name, content=(row.file, row.name), label=str(label).strip(), digest=row.digest, where=row.where
-    )
+    (cell,) = row.values
+    label = label_of(cell, row.where, key=f"data.label={column}", instead="choose data=image_tags, or")
+    return Labelled(name=row.name, content=(row.file, row.name), label=label, digest=row.digest, where=row.where)
 
 
 def _images(contents: Sequence[tuple[bytes | Path, str]]) -> Any:

@@ -10,7 +10,7 @@ from annotated_types import MinLen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frostline.data.examples import Examples, Places, Source
+from frostline.data.examples import Examples, Places, Source, consecutive
 from frostline.data.image_rows import ImageRow, Sheet, TabledImages
 from frostline.data.labelled import in_order
 from frostline.data.pixels import EncodedImages
@@ -98,12 +98,8 @@ def _read(sheet: Sheet, label: str | int, separator: str, columns: tuple[str, ..
     _check(sheet.name, splits, sets, classes)
     content = _content([row for _, rows in splits.values() for row in rows], sets, classes)
     strata, rarest = _rarest(content.tags, len(sets["train"]), classes)
-    begins = np.cumsum([0, *map(len, sets.values())])
-    parts = {
-        split: _examples(content, rows, np.arange(begin, begin + len(rows)), rarest)
-        for (split, (_, rows)), begin in zip(splits.items(), begins[:-1], strict=True)
-    }
-    return Source(name=sheet.name, classes=classes, splits=parts, strata=strata)
+    parts = {split: _examples(content, splits[split][1], places, rarest) for split, places in consecutive(sets).items()}
+    return Source(name=sheet.name, classes=classes, splits=parts, strata=strata, places=sheet.places(splits))
 
 
 def _asked(columns: Sequence[str]) -> dict[str, str | int]:

@@ -40,7 +40,8 @@ def _read(root: str, path: Path) -> Source:
         for split, of in labels.items()
     }
     ignored = found.ignored + len(found.images) - len(files)
-    return Source(name=root, classes=tuple(classes), splits=splits, ignored=ignored)
+    places = {split: f"data.root={root}/{folder}" for split, folder in folders.items()}
+    return Source(name=root, classes=tuple(classes), splits=splits, ignored=ignored, places=places)
 
 
 def _split_folders(root: str, found: Listing) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from frostline.data.pixels import content_of, opened, problem_of
 from frostline.errors import DataError
 
-LISTED_FILES = 5
+_LISTED = 5
 
 
 def intact_digests(where: str, names: Sequence[str], files: Sequence[bytes | Path]) -> list[str]:
@@ -30,10 +30,14 @@ def intact_digests(where: str, names: Sequence[str], files: Sequence[bytes | Pat
         found = [pair for part in pool.map(_inspect, _chunks(files, 256)) for pair in part]
     broken = [f"'{name}' ({problem})" for name, (_, problem) in zip(names, found, strict=True) if problem]
     if broken:
-        more = f" and {len(broken) - LISTED_FILES} more" if len(broken) > LISTED_FILES else ""
-        some = ", ".join(broken[:LISTED_FILES])
-        raise DataError(f"{where}: cannot read {some}{more}; replace or remove what is broken")
+        raise DataError(f"{where}: cannot read {some_of(broken)}; replace or remove what is broken")
     return [digest for digest, _ in found]
+
+
+def some_of(broken: Sequence[str]) -> str:
+    """List the first five, and count the others."""
+    more = f" and {len(broken) - _LISTED} more" if len(broken) > _LISTED else ""
+    return ", ".join(broken[:_LISTED]) + more
 
 
 def _chunks(files: Sequence[bytes | Path], size: int) -> list[Sequence[bytes | Path]]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
 
-from frostline.data.examples import Examples, Source
+from frostline.data.examples import Examples, Places, Source, consecutive
 from frostline.errors import DataError
 
 
@@ -36,6 +37,7 @@ def labelled_source(
     keys: Mapping[str, str],
     keep: Callable[[Sequence[Any]], Any] = tuple,
     ignored: int = 0,
+    places: Mapping[str, str] | None = None,
 ) -> Source:
     """Return the source of these examples; its classes are those of `train`.
 
@@ -45,6 +47,7 @@ def labelled_source(
         keys: The config key that each split comes from, for messages.
         keep: Makes the source's content of the contents of all examples, by row.
         ignored: What the files held besides.
+        places: The key and the file of each split, for messages.
 
     Raises:
         DataError: There are fewer than two classes, or a class that train lacks.
@@ -56,12 +59,28 @@ def labelled_source(
         _check_known(keys[split], split, examples, classes)
     everything = [example for examples in splits.values() for example in examples]
     content = keep([example.content for example in everything])
-    begins = np.cumsum([0, *map(len, splits.values())])
-    parts = {
-        split: _examples(examples, content, int(begin), classes)
-        for (split, examples), begin in zip(splits.items(), begins[:-1], strict=True)
-    }
-    return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored)
+    parts = {split: _examples(splits[split], content, rows, classes) for split, rows in consecutive(splits).items()}
+    return Source(name=name, classes=tuple(classes), splits=parts, ignored=ignored, places=places or {})
+
+
+def label_of(cell: Any, where: str, *, key: str, named: str = "data.label", instead: str = "choose") -> str:
+    """Return what a table's cell says of a class, without the spaces around it.
+
+    Args:
+        cell: What it holds.
+        where: File and line.
+        key: The config key to begin messages with, and its value.
+        named: The key that chooses the column.
+        instead: What to do where it holds several labels, before "another" column.
+
+    Raises:
+        DataError: It holds nothing, or several.
+    """
+    if isinstance(cell, list | tuple | dict | set):
+        raise DataError(f"{key}: {where} has several labels; {instead} another {named}")
+    if cell is None or not str(cell).strip() or (isinstance(cell, float) and isnan(cell)):
+        raise DataError(f"{key}: {where} has no label; remove the row, or choose another {named}")
+    return str(cell).strip()
 
 
 def in_order(labels: set[str]) -> list[str]:
@@ -81,11 +100,11 @@ def _check_known(key: str, split: str, examples: Sequence[Labelled], classes: Se
             raise DataError(f"{key}: {where} has a class '{example.label}' that train lacks; {way_out}")
 
 
-def _examples(examples: Sequence[Labelled], content: Any, begin: int, classes: Sequence[str]) -> Examples:
+def _examples(examples: Sequence[Labelled], content: Any, rows: Places, classes: Sequence[str]) -> Examples:
     index = {label: place for place, label in enumerate(classes)}
     return Examples(
         content=content,
-        rows=np.arange(begin, begin + len(examples)),
+        rows=rows,
         labels=np.array([index[example.label] for example in examples], dtype=np.int64),
         digests=tuple(example.digest for example in examples),
         ids=tuple(example.name for example in examples),

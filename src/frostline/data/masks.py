@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from frostline.batch import NO_LABEL
-from frostline.data.examples import Examples, Source
+from frostline.data.examples import Examples, Places, Source, consecutive
+from frostline.data.intact import some_of
 from frostline.data.pixels import KINDS, content_of, opened, problem_of
 from frostline.errors import DamagedError, DataError
 
 STRATUM = "image"
 """An image with many classes has no one class: splits and shots are drawn from all images alike."""
 
-_LISTED = 5
 _VALUES = 2**16
 
 
@@ -68,6 +68,8 @@ class MaskedImages:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedExamples(Examples):
     """Images whose label is their mask."""
+
+    first = "the mask of the first name"
 
     def spelt(self, strata: Sequence[str]) -> list[str]:
         """Return the digest of each mask."""
@@ -131,18 +133,14 @@ def masked_source(
     void = {row for row, look in enumerate(looked) if all(labels[value] == NO_LABEL for value in look.counts)}
     digests = tuple(look.mask for look in looked)
     content = MaskedImages(pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void))
-    begins = np.cumsum([0, *map(len, splits.values())]).tolist()
-    parts = {
-        split: _examples(content, looked, range(begin, begin + len(pairs)))
-        for (split, pairs), begin in zip(splits.items(), begins[:-1], strict=True)
-    }
+    parts = {split: _examples(content, looked, rows) for split, rows in consecutive(splits).items()}
     return Source(name=root, classes=tuple(classes), splits=parts, strata=(STRATUM,))
 
 
-def _examples(content: MaskedImages, looked: Sequence[_Looked], rows: Sequence[int]) -> "MaskedExamples":
+def _examples(content: MaskedImages, looked: Sequence[_Looked], rows: Places) -> "MaskedExamples":
     return MaskedExamples(
         content=content,
-        rows=np.array(rows, dtype=np.int64),
+        rows=rows,
         labels=np.zeros(len(rows), dtype=np.int64),
         digests=tuple(looked[row].image for row in rows),
         ids=tuple(content.pairs[row].id for row in rows),
@@ -211,7 +209,6 @@ def _unknown(pair: Pair, look: _Looked, labels: Mapping[int, int]) -> str:
 
 def _refuse(root: str, problems: Sequence[tuple[str, str]]) -> None:
     if problems:
-        some = ", ".join(f"'{name}' ({problem})" for name, problem in problems[:_LISTED])
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        some = some_of([f"'{name}' ({problem})" for name, problem in problems])
         way_out = "correct or remove these, or name what to ignore with data.ignore"
-        raise DataError(f"data.root={root}: cannot use {some}{more}; {way_out}")
+        raise DataError(f"data.root={root}: cannot use {some}; {way_out}")

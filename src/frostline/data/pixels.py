@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -173,14 +173,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any Pillow image to 8-bit RGB: 16-bit grey keeps its high byte, what is transparent becomes white.
 
     Raises:
-        ValueError: Its pixels are floating-point numbers, whose range nobody knows.
+        ValueError: Its pixels are floating-point numbers or such of 32 bits, whose range nobody knows.
     """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_high_byte(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def _high_byte(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the high byte of 16-bit numbers, which Pillow may hold in 32 bits."""
+    least, most = int(grey.min()), int(grey.max())
+    if least < 0 or most >= 2**16:
+        raise ValueError(f"its grey values are {least} to {most}, not 0 to {2**16 - 1}; save it with 16 bits or 8")
+    return (grey.astype(np.int64) >> 8).astype(np.uint8)

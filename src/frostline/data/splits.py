@@ -40,7 +40,7 @@ def divide(source: Source, *, seed: int, val_fraction: float, test_fraction: flo
     splits, duplicates = without_duplicates(source.splits)
     lacking = {"test": test_fraction, "val": val_fraction}
     fractions = {split: fraction for split, fraction in lacking.items() if split not in splits}
-    _check_fractions(fractions)
+    check_fractions(fractions)
     pool = splits["train"]
     parts = carve(pool.labels, pool.digests, fractions=fractions, seed=seed)
     splits |= {split: pool.take(places) for split, places in parts.items()}
@@ -141,7 +141,12 @@ def _check_shots(counts: Mapping[str, int], shots: int, key: str) -> None:
         raise DataError(f"{few}; choose at most {counts[name]}, or add examples of '{name}'")
 
 
-def _check_fractions(fractions: Mapping[str, float]) -> None:
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Refuse to carve everything.
+
+    Raises:
+        DataError: Nothing is left to train on.
+    """
     if sum(fractions.values()) >= 1:
         given = " and ".join(f"data.{split}_fraction={fraction}" for split, fraction in fractions.items())
         raise DataError(f"{given} leave nothing to train on; choose fractions whose sum is below 1")
@@ -150,17 +155,20 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
 def _check_content(source: Source, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> None:
     for split in ("test", "val"):
         if not len(splits[split]):
-            raise DataError(_why_empty(split, source.name, splits, fractions))
+            raise DataError(_why_empty(split, source, splits, fractions))
     for name, count in splits["train"].per_stratum(source.strata).items():
         if not count:
             where = f"{source.name}: class '{name}' has no training example left"
             raise DataError(f"{where} once those that stand in val or test too are dropped; add examples of '{name}'")
 
 
-def _why_empty(split: str, name: str, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> str:
+def _why_empty(split: str, source: Source, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> str:
     if split not in fractions:
-        way_out = f"add others, or remove {split} to have it carved from train"
-        return f"{name}: every example of {split} stands in test too; {way_out}"
+        some, problem = "some", f"there is no example of {split}"
+        if len(source.splits[split]):
+            some, problem = "others", f"every example of {split} stands in test too"
+        place, way_out = source.places.get(split, source.name), f"remove it to have {split} carved from train"
+        return f"{place}: {problem}; add {some}, or {way_out}"
     pool = sum(len(splits[part]) for part in ("train", *fractions))
-    asked = f"data.{split}_fraction={fractions[split]} of {pool} training examples of {name}"
+    asked = f"data.{split}_fraction={fractions[split]} of {pool} training examples of {source.name}"
     return f"{asked} leaves {split} empty; raise data.{split}_fraction, or add examples"

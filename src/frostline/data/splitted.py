@@ -160,7 +160,7 @@ class SplittedData(pl.LightningDataModule, ABC):
         one, other = found[0]
         which = f"'{one}' and '{other}'" if one != other else f"that of '{one}'"
         told = f"the same content stands under different labels {len(found)} time(s), such as {which}"
-        return [f"{self.source().name}: {told}; in train, the first label in the order of the classes is kept"]
+        return [f"{self.source().name}: {told}; in train, {self.source().splits['train'].first} is kept"]
 
     def _describe(self, split: str) -> dict[str, Any]:
         drawn, whole, strata = self.drawn(split).examples, getattr(self._division(), split), self.source().strata

@@ -102,6 +102,41 @@ def files_of(key: str, path: str) -> list[Path]:
     raise DataError(f"{key}={path}: there is no such file" + (f"; did you mean '{meant}'?" if meant else ""))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Which file or pattern each split is read from, and what lay there when it was asked; no two states are equal.
+
+    Attributes:
+        paths: Of each split the path as it was given.
+        states: Of each of its files the place, the size and when it was changed.
+    """
+
+    paths: tuple[tuple[str, str], ...]
+    states: tuple[tuple[Path, int, int], ...]
+
+    @property
+    def name(self) -> str:
+        """What to call them."""
+        return self.paths[0][1]
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The config key and the path of each split."""
+        return {split: f"data.{split}={path}" for split, path in self.paths}
+
+
+def tables(given: Mapping[str, str | None]) -> Tables:
+    """Return the tables of those splits that have any, as they are now.
+
+    Raises:
+        DataError: One is missing, or a folder.
+    """
+    paths = {split: path for split, path in given.items() if path is not None}
+    files = [file.resolve() for split, path in paths.items() for file in files_of(f"data.{split}", path)]
+    states = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return Tables(paths=tuple(paths.items()), states=states)
+
+
 def text_lines(key: str, file: Path) -> Iterator[str]:
     """Yield the lines of a text file with their ends, read as a stream.
 

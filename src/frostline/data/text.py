@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.data.examples import Examples, Source
-from frostline.data.labelled import Labelled, labelled_source
-from frostline.data.table import Column, Row, read_rows
+from frostline.data.labelled import Labelled, label_of, labelled_source
+from frostline.data.table import Column, Row, Tables, read_rows, tables
 from frostline.data.token_split import TokenData, TokenSplit
 from frostline.errors import DataError
 
@@ -45,9 +45,7 @@ class TextFiles(TokenData):
 
     def source(self) -> Source:
         """Return the texts of the files."""
-        files = {"train": self.train, "val": self.val, "test": self.test}
-        given = tuple((split, file) for split, file in files.items() if file is not None)
-        return _read(given, self.text, self.label)
+        return _read(tables({"train": self.train, "val": self.val, "test": self.test}), self.text, self.label)
 
     def split(self, examples: Examples, *, random: bool) -> "TextSplit":
         """Return texts as tokens, and their classes."""
@@ -74,15 +72,16 @@ class TextSplit(TokenSplit):
 
 
 @lru_cache(maxsize=8)
-def _read(files: tuple[tuple[str, str], ...], text: str | int | None, label: str | int | None) -> Source:
+def _read(files: Tables, text: str | int | None, label: str | int | None) -> Source:
     columns = (
         Column(key="data.text", asked=text, names=TEXT, place=0),
         Column(key="data.label", asked=label, names=("label",), place=1),
     )
-    splits = {split: _labelled(split, file, columns) for split, file in files}
+    splits = {split: _labelled(split, file, columns) for split, file in files.paths}
     empty = sum(not example.content.strip() for examples in splits.values() for example in examples)
     filled = {split: [each for each in examples if each.content.strip()] for split, examples in splits.items()}
-    return labelled_source(files[0][1], filled, keys={split: f"data.{split}" for split in filled}, ignored=empty)
+    keys = {split: f"data.{split}" for split in filled}
+    return labelled_source(files.name, filled, keys=keys, ignored=empty, places=files.places)
 
 
 def _labelled(split: str, file: str, columns: Sequence[Column]) -> list[Labelled]:
@@ -97,13 +96,11 @@ def _example(split: str, row: Row) -> Labelled:
     text, label = row.values
     if not isinstance(text, str | None):
         raise DataError(f"data.{split}: {row.where} has no text, but {text!r}; choose another data.text")
-    if label is None or not str(label).strip():
-        raise DataError(f"data.{split}: {row.where} has no label; remove the row, or choose another data.label")
     text = text or ""
     return Labelled(
         name=row.where,
         content=text,
-        label=str(label).strip(),
+        label=label_of(label, row.where, key=f"data.{split}"),
         digest=sha256(" ".join(text.split()).encode()).hexdigest(),
     )
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frostline.batch import NO_LABEL
-from frostline.data.examples import Examples, Source
-from frostline.data.labelled import in_order
-from frostline.data.table import Column, files_of, read_rows, text_lines
+from frostline.data.examples import Examples, Source, consecutive
+from frostline.data.labelled import in_order, label_of
+from frostline.data.table import Column, Tables, files_of, read_rows, tables, text_lines
 from frostline.data.token_split import TokenData, TokenSplit
 from frostline.errors import DataError
 
@@ -61,9 +61,7 @@ class TokenFiles(TokenData):
 
     def source(self) -> Source:
         """Return the sentences of the files; they are drawn without regard to labels, of which each has several."""
-        files = {"train": self.train, "val": self.val, "test": self.test}
-        given = tuple((split, file) for split, file in files.items() if file is not None)
-        return _read(given, self.tokens, self.tags)
+        return _read(tables({"train": self.train, "val": self.val, "test": self.test}), self.tokens, self.tags)
 
     def split(self, examples: Examples, *, random: bool) -> "TaggedSplit":
         """Return sentences as tokens, and the class of each."""
@@ -120,29 +118,27 @@ def _at_first_parts(words: Sequence[int | None], classes: Sequence[int]) -> NDAr
 
 
 @lru_cache(maxsize=8)
-def _read(files: tuple[tuple[str, str], ...], tokens: str | int | None, tags: str | int | None) -> Source:
+def _read(files: Tables, tokens: str | int | None, tags: str | int | None) -> Source:
     columns = (
         Column(key="data.tokens", asked=tokens, names=("tokens", "words"), place=0),
         Column(key="data.tags", asked=tags, names=("tags", "ner_tags", "labels"), place=-1),
     )
-    splits = {split: list(_sentences(f"data.{split}", file, columns)) for split, file in files}
+    splits = {split: list(_sentences(f"data.{split}", file, columns)) for split, file in files.paths}
     classes = tuple(in_order({tag for sentence in splits["train"] for tag in sentence.tags}))
     if len(classes) < 2:
-        raise DataError(f"data.train={files[0][1]}: '{', '.join(classes)}' is the only tag; add words of another")
+        raise DataError(f"data.train={files.name}: '{', '.join(classes)}' is the only tag; add words of another")
     for split, sentences in splits.items():
         _refuse_unknown(split, sentences, classes)
     everything = tuple(sentence for sentences in splits.values() for sentence in sentences)
-    begins = np.cumsum([0, *map(len, splits.values())])
-    parts = {
-        split: _examples(everything, np.arange(begin, begin + len(splits[split])))
-        for split, begin in zip(splits, begins[:-1], strict=True)
-    }
-    return Source(name=files[0][1], classes=classes, splits=parts, strata=("sentences",))
+    parts = {split: _examples(everything, rows) for split, rows in consecutive(splits).items()}
+    return Source(name=files.name, classes=classes, splits=parts, strata=("sentences",), places=files.places)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaggedSentences(Examples):
     """Sentences, whose label is the tags of their words."""
+
+    first = "that of the first file and line"
 
     def spelt(self, strata: Sequence[str]) -> list[str]:
         """Return the tags of each."""
@@ -181,7 +177,8 @@ def _of_rows(key: str, file: Path, columns: Sequence[Column]) -> Iterator[Senten
         words, tags = row.values
         if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags) or not words:
             raise DataError(f"{key}: {row.where} should hold two lists of one length, of words and of tags; mend it")
-        yield Sentence(row.where, tuple(map(str, words)), tuple(map(str, tags)))
+        named = (label_of(tag, row.where, key=key, named="data.tags") for tag in tags)
+        yield Sentence(row.where, tuple(map(str, words)), tuple(named))
 
 
 def _of_lines(key: str, file: Path, columns: tuple[Column, Column]) -> Iterator[Sentence]:

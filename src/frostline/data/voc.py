@@ -52,7 +52,9 @@ def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
         split: [_annotated(root, split, name, images, annotations) for name in names] for split, names in lists.items()
     }
     listed = {name for names in lists.values() for name in names}
-    return annotated_source(root, splits, classes=classes, ignored=len(images.keys() - listed))
+    main = Path(root) / base.relative_to(folder) / "ImageSets" / "Main"
+    places = {split: f"data.root={main / split}.txt" for split in splits}
+    return annotated_source(root, splits, classes=classes, places=places, ignored=len(images.keys() - listed))
 
 
 def _images(root: str, folder: Path) -> dict[str, Path]:

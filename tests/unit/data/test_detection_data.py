@@ -1,5 +1,6 @@
 """Images with boxes: what is shown, what is drawn, and what is refused, in VOC's layout."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,30 @@ def test_an_image_in_two_splits_stays_in_test_alone_however_it_is_annotated(tmp_
     assert data.describe()["duplicates_removed"] == {"train": 1, "val": 0, "test": 0}
 
 
+def test_one_image_with_different_boxes_is_told_and_with_the_same_is_not(tmp_path) -> None:
+    root = voc(tmp_path, {"": 20})
+    boxes = [("apple", 1, 2, 20, 30), ("leaf", 3, 4, 30, 40)]
+    for name, own in (("0002", boxes), ("0003", boxes[:1]), ("0005", boxes), ("0006", boxes[::-1])):
+        same = "0002" if name < "0004" else "0005"
+        (root / "JPEGImages" / f"{name}.png").write_bytes((root / "JPEGImages" / f"{same}.png").read_bytes())
+        (root / "Annotations" / f"{name}.xml").write_text(xml(own))
+    data = at(root)
+    assert data.describe()["contradictory_labels"] == 1
+    assert data.describe()["duplicates_removed"] == {"train": 2}
+    assert data.remarks() == [
+        f"{root}: the same content stands under different labels 1 time(s), such as '0002' and '0003'; "
+        "in train, the annotation of the first name is kept"
+    ]
+
+
+def test_one_image_with_different_boxes_in_two_splits_is_told(tmp_path) -> None:
+    root = voc(tmp_path)
+    (root / "JPEGImages" / "0000.png").write_bytes((root / "JPEGImages" / "0012.png").read_bytes())
+    (root / "Annotations" / "0000.xml").write_text(xml([("apple", 1, 2, 20, 30)]))
+    (told,) = at(root).remarks()
+    assert "such as '0000' and '0012'" in told
+
+
 def test_the_fingerprint_knows_the_boxes(tmp_path) -> None:
     before = at(voc(tmp_path / "one")).fingerprint()
     assert at(voc(tmp_path / "same")).fingerprint() == before
@@ -352,10 +377,55 @@ def test_a_crowd_is_for_evaluation_only(tmp_path) -> None:
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "has two images of id 0"),
         ('"annotations"', '"annotation"', "has no list of annotations, which COCO's files of instances have"),
         ('"bbox": [', '"bbox": ["x", ', "annotation 1, 'apple', has no bbox of four numbers"),
+        ('"bbox"', '"box"', "annotation 1, 'apple', has no bbox of four numbers (x, y, width, height); correct or"),
+        ('"bbox": [', '"bbox": "1234", "b": [', "annotation 1, 'apple', has no bbox of four numbers"),
+        ('"name": "leaf"', '"title": "leaf"', "has no name in category 3, which should be a text; correct it"),
+        (
+            '"name": "leaf"',
+            '"name": ["leaf"]',
+            "has ['leaf'] as name in category 3, which should be a text; correct it",
+        ),
+        ('"id": 3, "name"', '"name"', "has no id in entry 1 of categories, which should be a whole number or a text"),
+        ('"id": 3, "name"', '"id": [3], "name"', "has [3] as id in entry 1 of categories, which should be"),
+        ('"id": 7, "name"', '"id": 3, "name"', "has two categories of id 3; number them"),
+        ('"id": 1, "file_name"', '"file_name"', "has no id in entry 2 of images, which should be a whole number"),
+        ('"id": 1, "file_name"', '"id": 1, "name"', "has no file_name in image 1, which should be a text; correct it"),
+        ('"id": 1, "file_name": "', '"id": 1, "file_name": 1, "n": "', "has 1 as file_name in image 1, which should"),
+        ('"image_id": 0', '"picture": 0', "has no image_id in annotation 1, which should be a whole number or a text"),
+        ('"image_id": 0', '"image_id": "0"', "has no image '0', which annotations/instances_train2017.json annotation"),
+        ('"category_id": 7', '"category": 7', "has no category_id in annotation 1, which should be a whole number"),
+        ('"category_id": 7', '"category_id": {}', "has {} as category_id in annotation 1, which should be a whole"),
+        ('"width": 64', '"width": "64"', "gives image '000000000000.jpg' a width and height that are no numbers"),
     ],
 )
 def test_what_coco_files_have_wrong_is_named(tmp_path, old, new, said) -> None:
     assert said in refusal(change(coco(tmp_path), old, new), Coco)
+
+
+def test_ids_may_be_texts_if_all_are(tmp_path) -> None:
+    root = coco(tmp_path)
+    for file in (root / "annotations").iterdir():
+        file.write_text(re.sub(r'("(?:id|image_id|category_id)": )(\d+)', r'\1"\2"', file.read_text()))
+    data = ready(Coco(root=str(root), seed=0))
+    assert data.class_names == ["apple", "leaf"]
+    assert len(data.drawn("train")) == 7
+
+
+def test_a_file_without_images_is_named(tmp_path) -> None:
+    root = coco(tmp_path)
+    file = root / "annotations" / "instances_val2017.json"
+    file.write_text('{"images": [], "annotations": [], "categories": []}')
+    problem = "there is no example of val; add some, or remove it to have val carved from train"
+    assert refusal(root, Coco) == f"data.root={file}: {problem}"
+    said = "annotations/instances_val2017.json"
+    assert refusal(root, Coco, val=said) == f"data.val={said}: {problem}"
+
+
+def test_lists_that_name_the_same_images_are_named(tmp_path) -> None:
+    lists = voc(tmp_path) / "ImageSets" / "Main"
+    (lists / "val.txt").write_text((lists / "test.txt").read_text())
+    problem = "every example of val stands in test too; add others, or remove it to have val carved from train"
+    assert refusal(tmp_path) == f"data.root={lists / 'val.txt'}: {problem}"
 
 
 def test_a_truncated_file_and_a_wrong_name_are_told(tmp_path) -> None:

@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.data import pixels
+from frostline.data.intact import intact_digests
 from frostline.data.pixels import ArrayImages, EncodedImages, decode, fit, fitted, opened
+from frostline.errors import DataError
 
 GREY = np.array([[0, 100], [200, 255]], dtype=np.uint8)
 
@@ -34,6 +36,22 @@ def test_grey_is_repeated_over_three_channels() -> None:
 def test_sixteen_bits_keep_their_high_byte() -> None:
     deep = (GREY.astype(np.uint16) << 8) + 77
     assert decode(encoded(Image.fromarray(deep))).tolist() == [GREY.tolist()] * 3
+
+
+def test_sixteen_bits_in_a_container_of_thirty_two_are_sixteen_bits() -> None:
+    deep = (GREY.astype(np.int32) << 8) + 77
+    assert decode(encoded(Image.fromarray(deep), "TIFF")).tolist() == [GREY.tolist()] * 3
+
+
+@pytest.mark.parametrize("grey", [[[0, 65536]], [[-5, 700]], [[3, 2**31 - 1]]])
+def test_more_than_sixteen_bits_are_refused_with_their_range(grey: list[list[int]], tmp_path) -> None:
+    content = encoded(Image.fromarray(np.array(grey, dtype=np.int32)), "TIFF")
+    said = f"its grey values are {grey[0][0]} to {grey[0][1]}, not 0 to 65535; save it with 16 bits or 8"
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        decode(content)
+    with pytest.raises(DataError) as caught:
+        intact_digests("data.root=scans", ["a.tiff"], [content])
+    assert str(caught.value) == f"data.root=scans: cannot read 'a.tiff' ({said}); replace or remove what is broken"
 
 
 def test_what_is_transparent_becomes_white_whatever_colour_it_hides() -> None:

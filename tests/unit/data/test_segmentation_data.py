@@ -328,6 +328,10 @@ def test_one_image_with_two_masks_is_told(tmp_path: Path) -> None:
     assert data.describe()["contradictory_labels"] == 1
     (told,) = data.remarks()
     assert "the same content stands under different labels 1 time(s), such as '003' and 'copy'" in told
+    assert told.endswith("in train, the mask of the first name is kept")
+    kept = [data.example_ids(split) for split in ("train", "val", "test")]
+    assert ["003" in names or "copy" in names for names in kept].count(True) == 1
+    assert not any("copy" in names for names in kept)
 
 
 def test_cityscapes_reads_masks_by_class_where_there_are_no_others(tmp_path: Path) -> None:

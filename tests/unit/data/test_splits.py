@@ -177,7 +177,7 @@ def test_a_pool_too_small_to_carve_val_from() -> None:
 def test_a_val_that_is_all_in_test() -> None:
     given = source(train=pool(), val=examples(["a"], [0]), test=examples(["a"], [0]))
     assert sentence_of(given) == (
-        "pets: every example of val stands in test too; add others, or remove val to have it carved from train"
+        "pets: every example of val stands in test too; add others, or remove it to have val carved from train"
     )
 
 

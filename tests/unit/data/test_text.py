@@ -119,6 +119,19 @@ def test_batches_are_padded_to_their_longest_and_cut_texts_are_counted(tmp_path:
         ("a.jsonl", b"[1]\n", "data.train={}: line 1 is no JSON object, such as"),
         ("a.jsonl", b'{"body": "warm", "label": 1}\n', "data.text: {}:1 has 'body', 'label', and no 'text'; say which"),
         ("a.jsonl", b'{"text": 3, "label": 1}\n', "data.train: a.jsonl:1 has no text, but 3; choose another data.text"),
+        *(
+            (
+                "a.jsonl",
+                b'{"text": "warm", "label": %b}\n' % cell,
+                f"data.train: a.jsonl:1 has {said} another data.label",
+            )
+            for cell, said in [
+                (b"null", "no label; remove the row, or choose"),
+                (b"NaN", "no label; remove the row, or choose"),
+                (b"[1]", "several labels; choose"),
+                (b'{"a": 1}', "several labels; choose"),
+            ]
+        ),
         ("a.parquet", b"PAR1", "data.train={}: it is no whole parquet file ("),
         ("a.xls", b"x", "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; rename it"),
     ],
@@ -131,6 +144,25 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
     with pytest.raises(DataError) as caught:
         TextFiles(seed=0, train=str(file)).source()
     assert str(caught.value).startswith(sentence.format(file))
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([("", "1")], "there is no example of val; add some"),
+        (ROWS, "every example of val stands in test too; add others"),
+    ],
+)
+def test_a_file_that_gives_a_split_nothing_is_named(
+    rows: list[tuple[str, str]], problem: str, tmp_path: Path, spec: TextInput
+) -> None:
+    val = written(tmp_path, "b.tsv", rows)
+    train, test = written(tmp_path, "a.tsv", [*ROWS, ("and warm", "1"), ("and dull", "0")]), written(tmp_path, "c.tsv")
+    data = TextFiles(seed=0, train=train, val=val, test=test)
+    data.expect(spec)
+    with pytest.raises(DataError) as caught:
+        data.setup()
+    assert str(caught.value) == f"data.val={val}: {problem}, or remove it to have val carved from train"
 
 
 def test_a_class_that_train_lacks_is_refused(tmp_path: Path) -> None:
@@ -146,6 +178,27 @@ def test_a_file_that_is_not_there_has_a_neighbour(tmp_path: Path) -> None:
     written(tmp_path, "train.tsv")
     with pytest.raises(DataError, match=r"trian.tsv: there is no such file; did you mean 'train.tsv'\?"):
         TextFiles(seed=0, train=str(tmp_path / "trian.tsv")).source()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "row"), [(TextFiles, "a.tsv", "{0}\t{1}\n"), (TokenFiles, "a.conll", "{0} {1}\n\n")]
+)
+def test_rows_are_never_those_of_another_folder_or_time(
+    kind: type[TextFiles] | type[TokenFiles], name: str, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def classes() -> tuple[str, ...]:
+        return kind(seed=0, train=name).source().classes
+
+    for folder, labels in (("one", "xy"), ("other", "vw")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("".join(row.format("warm", label) for label in labels))
+    monkeypatch.chdir(tmp_path / "one")
+    assert classes() == ("x", "y")
+    assert kind(seed=0, train=name).source() is kind(seed=1, train=name).source()
+    monkeypatch.chdir(tmp_path / "other")
+    assert classes() == ("v", "w")
+    Path(name).write_text("".join(row.format("warm", label) for label in "stu"))
+    assert classes() == ("s", "t", "u")
 
 
 def test_a_network_of_images_and_too_long_texts_are_refused(tmp_path: Path, spec: TextInput) -> None:
@@ -216,6 +269,13 @@ def test_words_that_are_cut_off_are_counted(tmp_path: Path, spec: TextInput) -> 
             "a.jsonl",
             '{"tokens": ["a", "b"], "tags": ["O"]}\n',
             "data.train: a.jsonl:1 should hold two lists of one length, of words and of tags; mend it",
+        ),
+        *(
+            ("a.jsonl", f'{{"tokens": ["a", "b"], "tags": ["O", {tag}]}}\n', f"data.train: a.jsonl:1 has {said}")
+            for tag, said in [
+                ("null", "no label; remove the row, or choose another data.tags"),
+                ("[1]", "several labels; choose another data.tags"),
+            ]
         ),
     ],
 )
