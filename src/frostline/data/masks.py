@@ -116,7 +116,7 @@ def masked_source(
     Args:
         root: `data.root`, for the messages.
         splits: `train`, and `val` and `test` where there are any.
-        classes: Their names; None for the values that masks hold, by number.
+        classes: Their names; None for the values that the masks of train hold, by number.
         labels: The label of each value, or NO_LABEL; with `classes=None` of the values to ignore alone.
 
     Raises:
@@ -126,14 +126,15 @@ def masked_source(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looked = list(pool.map(_look, everything))
     _refuse(root, [(pair.id, look.problem) for pair, look in zip(everything, looked, strict=True) if look.problem])
+    places = consecutive(splits)
     if classes is None:
-        classes, labels = _numbered(root, looked, labels)
+        classes, labels = _numbered(root, [looked[row] for row in places["train"]], labels)
     known = [(pair.id, _unknown(pair, look, labels)) for pair, look in zip(everything, looked, strict=True)]
     _refuse(root, [(name, problem) for name, problem in known if problem])
     void = {row for row, look in enumerate(looked) if all(labels[value] == NO_LABEL for value in look.counts)}
     digests = tuple(look.mask for look in looked)
     content = MaskedImages(pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void))
-    parts = {split: _examples(content, looked, rows) for split, rows in consecutive(splits).items()}
+    parts = {split: _examples(content, looked, rows) for split, rows in places.items()}
     return Source(name=root, classes=tuple(classes), splits=parts, strata=(STRATUM,))
 
 
@@ -192,10 +193,14 @@ def _other_size(image: tuple[int, ...], mask: tuple[int, ...]) -> str:
 
 def _numbered(root: str, looked: Sequence[_Looked], ignored: Mapping[int, int]) -> tuple[list[str], Mapping[int, int]]:
     """Name classes by the values that masks hold."""
-    values = sorted({value for look in looked for value in look.counts} - ignored.keys())
+    held = {value for look in looked for value in look.counts}
+    values = sorted(held - ignored.keys())
     if len(values) < 2:
-        found = ", ".join(map(str, values)) or "none but those to ignore"
-        raise DataError(f"data.root={root}: masks hold {found}; there is nothing to tell apart")
+        left_out = ", ".join(map(str, sorted(held & ignored.keys())))
+        way_out = f" beside {left_out}, which data.ignore leaves out; choose another value for it if this is a class"
+        found = ", ".join(map(str, values)) or "nothing"
+        apart = way_out if left_out else "; there is nothing to tell apart"
+        raise DataError(f"data.root={root}: masks of train hold {found}{apart}")
     return [str(value) for value in values], {**{value: place for place, value in enumerate(values)}, **ignored}
 
 

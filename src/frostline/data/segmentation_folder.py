@@ -29,7 +29,7 @@ class SegmentationFolder(SegmentationData):
     Attributes:
         root: The folder.
         classes: Names of the classes, in the order of the masks' values from 0; None for those that the lines of
-            `root/classes.txt` name, or without that for the values themselves.
+            `root/classes.txt` name, or without that for the values that train's masks hold.
         ignore: The value of pixels that have no class.
     """
 

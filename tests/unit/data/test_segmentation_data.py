@@ -55,6 +55,24 @@ def test_splits_that_are_there_are_kept_and_classes_may_stand_in_a_file(tmp_path
     assert json.loads(json.dumps(data.describe())) == data.describe()
 
 
+def test_a_value_that_no_mask_of_train_holds_is_no_class(tmp_path: Path) -> None:
+    root = plant(tmp_path, 8, split="train")
+    plant(root, 4, split="val", first=50)
+    mask = root / "masks/val/050.png"
+    values = np.asarray(Image.open(mask)).copy()
+    values[0, :3] = 77
+    Image.fromarray(values).save(mask)
+    assert "'val/050' (its mask 050.png holds 77 in 3 pixels, which is no class)" in refusal(root)
+
+
+def test_masks_of_0_and_255_are_told_that_255_counts_for_nothing(tmp_path: Path) -> None:
+    root = plant(tmp_path, 8)
+    for file in (root / "masks").iterdir():
+        Image.fromarray((np.asarray(Image.open(file)) > 0).astype(np.uint8) * 255).save(file)
+    assert "hold 0 beside 255, which data.ignore leaves out; choose another value for it" in refusal(root, ignore=255)
+    assert folder(root, ignore=254).class_names == ["0", "255"]
+
+
 def test_masks_are_resized_by_the_nearest_pixel_and_keep_their_place(tmp_path: Path) -> None:
     data = folder(plant(tmp_path, size=(32, 16)))
     image, labels = data.drawn("train").show(0)
