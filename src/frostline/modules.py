@@ -4,7 +4,7 @@ L_pre = 1/N sum l(f(x_i; theta), y_i) over all parameters; L_fine = 1/M sum l(f(
 held fixed. Which part, and when, is the engine's business: these modules know of neither strategy nor kind of model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -145,6 +145,12 @@ class Training(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"},
         }
+
+
+def headline(metrics: Mapping[str, float]) -> tuple[str, float]:
+    """Return the name and the value of the metric that is reported first: of test, or of val where test was left."""
+    split = "test" if "test/loss" in metrics else "val"
+    return next((k, v) for k, v in metrics.items() if k.startswith(f"{split}/") and k != f"{split}/loss")
 
 
 def _plain(column: Tensor | Sequence[Any]) -> list[Any]:

@@ -128,12 +128,6 @@ def checkpoints(store: Store, run_id: str) -> Path:
     return left if (left / LAST).exists() or not store.has(run_id, KEPT) else store.fetch(run_id, KEPT)
 
 
-def headline(metrics: Mapping[str, float]) -> tuple[str, float]:
-    """Return the name and the value of the metric that is reported first: of test, or of val where test was left."""
-    split = "test" if "test/loss" in metrics else "val"
-    return next((k, v) for k, v in metrics.items() if k.startswith(f"{split}/") and k != f"{split}/loss")
-
-
 def _folder(run_id: str) -> Path:
     """Return where a run writes while it trains."""
     return Path("outputs") / run_id

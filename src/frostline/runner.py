@@ -18,10 +18,11 @@ from pytorch_lightning.callbacks import Callback
 from frostline.config.compose import compose
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.interruption import Continued
+from frostline.modules import headline
 from frostline.nearest import did_you_mean
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
-from frostline.run import Outcome, checkpoints, execute, headline
+from frostline.run import Outcome, checkpoints, execute
 from frostline.study import PRETRAINED, STUDY, Study
 
 QUIET = ("trainer.enable_progress_bar=false",)

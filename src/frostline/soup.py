@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from frostline.dossier import record_results
 from frostline.errors import RequestError
+from frostline.modules import headline
 from frostline.record import Run, Store
 from frostline.training import quiet
 from frostline.weight_space import Scorer, Weights, finished, mixture
@@ -65,12 +66,10 @@ def _of_one_start(store: Store, study: str, runs: Sequence[Run]) -> list[Soup]:
     base = finished(store, runs[0].info.run_id)
     weights = {_label(run): finished(store, run.info.run_id).end for run in runs}
     scorer = Scorer(base, list(weights.values()))
-    metric, more_is_better = scorer.metric
-    sign = 1 if more_is_better else -1
     with quiet():
-        single = {label: sign * scorer.score(each, "val")[metric] for label, each in weights.items()}
+        single = {label: scorer.merit(scorer.score(each, "val")) for label, each in weights.items()}
         ranked = sorted(single, key=lambda label: (-single[label], label))
-        recipes = {"best": ranked[:1], "uniform": ranked, "greedy": _greedy(ranked, weights, scorer, sign)}
+        recipes = {"best": ranked[:1], "uniform": ranked, "greedy": _greedy(ranked, weights, scorer)}
         seeds = ",".join(sorted({run.data.tags["frostline.seed"] for run in runs}, key=int))
         return [
             _serve(store, study, seeds, kind, {label: weights[label] for label in members}, scorer)
@@ -82,11 +81,9 @@ def _label(run: Run) -> str:
     return f"{run.data.tags['frostline.arm']}-seed{run.data.tags['frostline.seed']}"
 
 
-def _greedy(ranked: Sequence[str], weights: Mapping[str, Weights], scorer: Scorer, sign: int) -> list[str]:
-    metric, _ = scorer.metric
-
+def _greedy(ranked: Sequence[str], weights: Mapping[str, Weights], scorer: Scorer) -> list[str]:
     def scored(labels: Sequence[str]) -> float:
-        return sign * scorer.score(_mean([weights[label] for label in labels]), "val")[metric]
+        return scorer.merit(scorer.score(_mean([weights[label] for label in labels]), "val"))
 
     members = [ranked[0]]
     best = scored(members)
@@ -110,6 +107,4 @@ def _serve(store: Store, study: str, seed: str, kind: str, members: Mapping[str,
         record.metrics({**val, **test, "soup/members": len(members)})
         record.json("members.json", list(members))
         record_results(prepared, record)
-        return Soup(
-            kind=kind, seed=seed, members=list(members), val=val[scorer.metric[0]], test=test, run_id=record.run_id
-        )
+        return Soup(kind=kind, seed=seed, members=list(members), val=headline(val)[1], test=test, run_id=record.run_id)

@@ -10,6 +10,7 @@ from frostline.checkpoint import read_weights
 from frostline.config.build import build
 from frostline.config.recorded import recorded_config
 from frostline.errors import RequestError
+from frostline.modules import headline
 from frostline.nn.adapters import merged
 from frostline.nn.batch_statistics import reestimate, storing
 from frostline.prepare import WEIGHTS, Prepared, Verb, prepare
@@ -101,8 +102,9 @@ class Scorer:
         (scores,) = measure(prepared.module, datamodule=prepared.data, verbose=False)
         return dict(scores)
 
-    @property
-    def metric(self) -> tuple[str, bool]:
-        """The metric that a choice is made by, of val, and whether more of it is better."""
-        name, metric = next(iter(self.prepared.module.val_metrics.items()))
-        return f"val/{name}", bool(metric.higher_is_better)
+    def merit(self, scores: Mapping[str, float]) -> float:
+        """Return what a choice is made by, the greater the better: the metric that a run reports, or its negative."""
+        name, value = headline(scores)
+        metric = self.prepared.module.val_metrics[name.partition("/")[2]]
+        assert metric.higher_is_better is not None, f"{name} does not say whether more of it is better"
+        return value if metric.higher_is_better else -value

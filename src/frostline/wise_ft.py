@@ -8,6 +8,7 @@ from torch import Tensor
 
 from frostline.dossier import record_results
 from frostline.errors import RequestError
+from frostline.modules import headline
 from frostline.record import RunRecord, Store
 from frostline.training import quiet
 from frostline.weight_space import Finished, Scorer, finished, mixture
@@ -68,13 +69,13 @@ def _walk(
     run: Finished, start: Mapping[str, Tensor], record: RunRecord, *, shares: Sequence[float], head_held: bool
 ) -> Interpolated:
     scorer = Scorer(run, [start, run.end])
-    metric, more_is_better = scorer.metric
-    scores = {}
+    measured = {}
     for share in shares:
-        measured = scorer.score(mixture([start, run.end], [1 - share, share]), "val")
-        record.metrics(measured, step=round(100 * share))
-        scores[share] = measured[metric]
-    chosen = max(scores, key=lambda share: (scores[share] if more_is_better else -scores[share], -share))
+        measured[share] = scorer.score(mixture([start, run.end], [1 - share, share]), "val")
+        record.metrics(measured[share], step=round(100 * share))
+    chosen = max(measured, key=lambda share: (scorer.merit(measured[share]), -share))
+    metric = headline(measured[chosen])[0]
+    scores = {share: each[metric] for share, each in measured.items()}
     tested = scorer.score(mixture([start, run.end], [1 - chosen, chosen]), "test")
     record.metrics({"wise_ft/share": chosen, **tested}, step=round(100 * chosen))
     record.text("path.csv", "share,score\n" + "".join(f"{share:g},{score!r}\n" for share, score in scores.items()))

@@ -23,7 +23,7 @@ def options_of(overrides: list[str], verb: str, known: dict[str, str]) -> dict[s
 
 def print_end(run_id: str, metrics: Mapping[str, float]) -> None:
     """Print the line that scripts read: the run, and what it scored."""
-    from frostline.run import headline
+    from frostline.modules import headline
 
     name, value = headline(metrics)
     print(f"run {run_id} FINISHED {name}={value:.4f}")

@@ -53,7 +53,7 @@ def soup(arguments: list[str]) -> int:
     chosen = options_of([o for o in overrides if o not in here], "soup", {"arm": ""})
     cfg = compose("finetune", here)
     store = Store.open(Tracking(uri=cfg.tracking.uri), cfg.experiment_name, create=False)
-    from frostline.run import headline
+    from frostline.modules import headline
     from frostline.soup import soups
 
     name = Path(study).resolve().name if Path(study).is_dir() else study

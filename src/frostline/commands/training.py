@@ -69,8 +69,9 @@ def _guarded(job: Callable[[Any], Any], failures: list[Exception]) -> Callable[[
 
 
 def _train(cfg: Any, verb: Any) -> float:
+    from frostline.modules import headline
     from frostline.prepare import open_store, prepare
-    from frostline.run import execute, headline
+    from frostline.run import execute
 
     prepared = prepare(cfg, verb, open_store(cfg))
     if prepared.carried is not None and speaks():

@@ -74,6 +74,7 @@ class Part(Metric):
     """
 
     full_state_update = False
+    higher_is_better = True
 
     def __init__(self, of: AveragePrecision, name: str, *, leads: bool) -> None:
         super().__init__()

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from frostline.batch import Batch
+from frostline.objectives.averages import MeanCost, MeanShare
 from frostline.objectives.objective import Objective
 
 
@@ -26,7 +27,7 @@ class Guess(NamedTuple):
     rows: Tensor
 
 
-class Perplexity(MeanMetric):
+class Perplexity(MeanCost):
     """The exponential of the mean loss over all tokens."""
 
     def compute(self) -> Tensor:
@@ -48,7 +49,7 @@ class LanguageModelling(Objective):
 
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
         """Return perplexity and the share of tokens that are guessed right."""
-        right = MeanMetric(nan_strategy="disable")
+        right = MeanShare(nan_strategy="disable")
         return MetricCollection(
             {"perplexity": Perplexity(nan_strategy="disable"), "token_accuracy": right}, compute_groups=False
         )

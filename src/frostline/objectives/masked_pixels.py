@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from annotated_types import Gt, Lt
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from frostline.batch import Batch
 from frostline.nn.backbone import Backbone
 from frostline.nn.chance import chance
 from frostline.nn.trunk import Trunk
+from frostline.objectives.averages import MeanCost
 from frostline.objectives.pretext import Pretext
 
 
@@ -42,7 +43,7 @@ class MaskedPixels(Pretext):
 
     def own_metrics(self) -> dict[str, Metric]:
         """Return the mean squared error over hidden pixels, in units of the normalised image."""
-        return {"pixel_error": MeanMetric()}
+        return {"pixel_error": MeanCost()}
 
     def measure_own(self, metrics: MetricCollection, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Add a batch to these."""

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from annotated_types import Gt
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from frostline.batch import Batch
 from frostline.nn.backbone import Backbone
 from frostline.nn.chance import chance
 from frostline.nn.trunk import Trunk
+from frostline.objectives.averages import MeanShare
 from frostline.objectives.pretext import Pretext
 from frostline.objectives.views import Views
 
@@ -38,7 +39,7 @@ class Simclr(Pretext):
 
     def own_metrics(self) -> dict[str, Metric]:
         """Return the share of views whose most similar other view in the batch is of the same image."""
-        return {"pair_accuracy": MeanMetric()}
+        return {"pair_accuracy": MeanShare()}
 
     def measure_own(self, metrics: MetricCollection, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Add a batch to these."""
