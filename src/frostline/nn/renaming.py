@@ -76,7 +76,9 @@ def renaming(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Renami
     scores = {pair: _carried(pair, weights, own) for pair in tried}
     best = max(tried, key=lambda pair: (scores[pair], -_length(pair)))
     rivals = [pair for pair in tried if scores[pair] == scores[best] and _length(pair) == _length(best)]
-    _refuse_a_tie(best, rivals)
+    least = min(_numbers(own), _numbers(weights) // len(rivals)) // 2
+    if scores[best] > least:  # any two networks have some layer in common
+        _refuse_a_tie(best, rivals)
     return best
 
 
@@ -113,6 +115,10 @@ def _length(pair: Renaming) -> int:
 def _carried(pair: Renaming, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
     named = ((pair(name), weight) for name, weight in weights.items() if pair.has(name))
     return sum(weight.numel() for name, weight in named if name in own and own[name].shape == weight.shape)
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def _refuse_a_tie(best: Renaming, rivals: list[Renaming]) -> None:

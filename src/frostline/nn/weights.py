@@ -4,7 +4,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -27,8 +27,9 @@ _NEEDS_CODE = re.compile(r"Unsupported (global|class)|TorchScript", re.IGNORECAS
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the weights in a file, or in a folder that holds one, onto the CPU.
 
-    The weights may lie under `state_dict`, `model_state_dict` or `model`, as in Lightning's checkpoints. Where torch
-    wrote the versions of its modules beside the weights, they stay with the dictionary, as `load_state_dict` needs.
+    The weights may lie under `state_dict`, `model_state_dict` or `model`, as in Lightning's checkpoints; those of
+    several networks side by side (`student`, `teacher`) come with these names before their own. Where torch wrote the
+    versions of its modules beside the weights, they stay with the dictionary, as `load_state_dict` needs.
 
     Raises:
         WeightsError: The file is missing, broken, of unknown kind, holds no weights or needs to run code to be read.
@@ -97,8 +98,16 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     weights = content if isinstance(content, dict) else {}
     if not all(isinstance(value, Tensor) for value in weights.values()):
         weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    weights = weights or dict(_nested(content, ""))
     if not weights:
         raise WeightsError(
             f"{path} holds no weights by name; save a state_dict: torch.save(network.state_dict(), FILE)."
         )
     return weights
+
+
+def _nested(content: object, before: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of several networks that lie beside each other, such as `student` and `teacher`."""
+    for name, inner in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(name, str):  # an optimizer counts its parameters
+            yield from [(before + name, inner)] if isinstance(inner, Tensor) else _nested(inner, f"{before}{name}.")

@@ -130,6 +130,17 @@ def test_two_networks_that_fit_equally_are_not_chosen_between_in_silence() -> No
     assert torch.equal(ours[0].weight, query[0].weight)
 
 
+def test_layers_that_any_two_networks_share_are_no_several_networks() -> None:
+    theirs = nn.ModuleDict(
+        {"features": nn.Sequential(nn.Linear(4, 8), nn.Linear(9, 9), nn.Linear(4, 8), nn.Linear(9, 9))}
+    )
+    ours = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 16), nn.Linear(16, 16))
+    weights = {name.replace(".0.", ".0.0.").replace(".2.", ".2.0."): tensor for name, tensor in state(theirs).items()}
+    with pytest.raises(WeightsError, match="do not fit the network") as refused:
+        carry(ours, weights, head=(), min_coverage=0.9)
+    assert "init_prefix" not in str(refused.value)
+
+
 def test_a_prefix_that_nothing_has_names_what_there_is() -> None:
     with pytest.raises(WeightsError, match=r"^init_prefix=teacher\.: no name begins so; names begin with 0$"):
         carry(nn.Sequential(nn.Linear(2, 2)), state(nn.Sequential(nn.Linear(2, 2))), head=(), min_coverage=0,

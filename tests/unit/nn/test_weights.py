@@ -51,6 +51,15 @@ def test_wrapped_weights_are_unwrapped(tmp_path, content):
     assert_read(path)
 
 
+def test_networks_side_by_side_keep_their_names_apart(tmp_path):
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}
+    both = {"student": WEIGHTS, "teacher": {"net": {"b.bias": torch.ones(1)}}, "optimizer": optimizer, "epoch": 3}
+    torch.save(both, path := tmp_path / "dino.pth")
+    read = read_weights(path)
+    assert sorted(read) == ["student.a.bias", "student.a.weight", "teacher.net.b.bias"]
+    assert torch.equal(read["student.a.weight"], WEIGHTS["a.weight"])
+
+
 def test_versions_that_torch_keeps_beside_weights_survive(tmp_path):
     torch.save({"state_dict": nn.BatchNorm1d(2).state_dict()}, path := tmp_path / "weights.pt")
     assert read_weights(path)._metadata[""]["version"] == 2
