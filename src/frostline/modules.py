@@ -103,11 +103,9 @@ class Training(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> Any:
         outputs = self.network(batch.inputs)
-        metrics = self.val_metrics if split == "val" else self.test_metrics
+        mean, metrics = (self.val_loss, self.val_metrics) if split == "val" else (self.test_loss, self.test_metrics)
         self._objective.measure(metrics, outputs, batch)
-        loss, weight = self._objective.loss(outputs, batch), self._objective.weight(outputs, batch)
-        mean = self.val_loss if split == "val" else self.test_loss
-        mean.update(loss, weight=weight)
+        mean.update(self._objective.loss(outputs, batch), weight=self._objective.weight(outputs, batch))
         return outputs
 
     def on_validation_epoch_end(self) -> None:

@@ -54,6 +54,8 @@ class Prepared:
     module: Training
     plan: Plan
     carried: Carried | None
+    unfilled: frozenset[str]
+    """Names of the parameters that no weights filled; where there was no `init_from`, of the head's alone."""
     signature: str
     weights: str
     fingerprints: Mapping[str, str]
@@ -99,20 +101,17 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
     carried = _carry(network, weights, parts[-1], cfg)
-    start, fresh = weights_hash(network.state_dict()), fingerprints(network)
+    start, fresh, layers = weights_hash(network.state_dict()), fingerprints(network), repr(network)
     strategy = _strategy(cfg, verb, parts)
     attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
-    new = (
-        _new(carried)
-        if carried
-        else set()
-        if objective.brings_head(model, data.class_names)
-        else set(parts[-1].parameters)
-    )
-    refuse_random_parts(plan, new)
-    shown = getattr(model.input, "fingerprint", None) or repr(model.input)
-    extra = {"data": data.fingerprint(), "weights": start, "verb": verb, "input": shown}
+    if carried is not None:
+        unfilled = _unfilled(carried)
+    else:
+        unfilled = frozenset() if objective.brings_head(model, data.class_names) else frozenset(parts[-1].parameters)
+    refuse_random_parts(plan, unfilled)
+    built = {"input": repr(model.input), "network": layers}
+    extra = {"data": data.fingerprint(), "weights": start, "verb": verb, **built}
     if plan.strategy.content:
         extra["freeze"] = plan.strategy.content
     module = _module(cfg, verb, network, objective, plan, data)
@@ -125,6 +124,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         module=module,
         plan=plan,
         carried=carried,
+        unfilled=unfilled,
         signature=signature(plain(cfg), extra=extra),
         weights=start,
         fingerprints=fresh,
@@ -241,8 +241,8 @@ def _shape(example: Any) -> str:
     return "these examples"
 
 
-def _new(carried: Carried) -> set[str]:
-    return {*carried.missing, *(name for name, *_ in carried.reshaped)}
+def _unfilled(carried: Carried) -> frozenset[str]:
+    return frozenset({*carried.missing, *(name for name, *_ in carried.reshaped)})
 
 
 def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:

@@ -75,7 +75,7 @@ def refuse_other_tasks(data: Any, model: Any, objective: Any) -> None:
     mistakes.refuse()
 
 
-def refuse_random_parts(plan: Plan, new: set[str]) -> None:
+def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
     """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
     head = plan.stages[-1].parameters.keys()
     trains = plan.epochs or plan.strategy.reestimates is not None

@@ -26,7 +26,7 @@ from frostline.interruption import BEST, LAST, Interruption, position
 from frostline.modules import Training
 from frostline.nn.batch_statistics import reestimate
 from frostline.prepare import Prepared
-from frostline.processes import data_parallel, everyones, processes_of
+from frostline.processes import data_parallel, everyones, processes_of, rank
 from frostline.seeds import stream
 
 REMARKS = (
@@ -74,7 +74,9 @@ def train_and_test(
     trainer = build(
         cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
     )
-    pl.seed_everything(stream(cfg.seed, "train"), workers=True, verbose=False)
+    # Each process drops out and masks by itself; the first one as a process alone would.
+    own_chance = f"train/{rank()}" if rank() else "train"
+    pl.seed_everything(stream(cfg.seed, own_chance), workers=True, verbose=False)
     if start is not None:
         prepared.data.start(**position(start))
     with _interruptible():

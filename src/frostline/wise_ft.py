@@ -93,9 +93,7 @@ def _head(run: Finished) -> list[str]:
 
 
 def _head_was_new(run: Finished) -> bool:
-    carried = run.prepared.carried
-    new = {*carried.missing, *(name for name, *_ in carried.reshaped)} if carried else set(_head(run))
-    return not new.isdisjoint(_head(run))
+    return not run.prepared.unfilled.isdisjoint(_head(run))
 
 
 def _draw(scores: Mapping[float, float], chosen: float, metric: str, file: Path) -> None:

@@ -12,6 +12,9 @@ from language import LINES, TINY, bert_like, gpt_like, override, saved
 from test_resume_command import history
 from workplace import FOREIGN, Said, Workplace
 
+from frostline.config.compose import compose
+from frostline.prepare import prepare
+
 pytestmark = [
     *FOREIGN,
     pytest.mark.usefixtures("texts"),
@@ -44,6 +47,16 @@ def ran(workplace: Workplace, *arguments: str) -> Said:
 
 def metrics(workplace: Workplace, run_id: str) -> dict[str, float]:
     return dict(workplace.store.run(run_id).data.metrics)
+
+
+def test_a_network_that_was_changed_in_place_is_another_request(workplace: Workplace) -> None:
+    saved("bert", workplace.folder / "weights", tokenizer=bert_like)
+    asked = ["data=text", "data.train=train.tsv", "model=transformers", "model.name=weights", "data.val_fraction=0.2"]
+    before = prepare(compose("finetune", asked), "finetune").signature
+    assert prepare(compose("finetune", asked), "finetune").signature == before
+    file = workplace.folder / "weights" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_dropout_prob": 0.4}))
+    assert prepare(compose("finetune", asked), "finetune").signature != before
 
 
 STRATEGIES = ["full", "head", "last_k freeze.k=1", "bitfit", "lora freeze.rank=2", "gradual freeze.every=1"]

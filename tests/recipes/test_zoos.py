@@ -15,7 +15,7 @@ def test_what_is_frozen_of_a_network_of_timm_stays(workplace: Workplace, freeze:
     run = workplace.train("finetune", "data.digits=[3,4]", *model, *freeze, "data.image_size=32")
     metrics = workplace.store.client.get_run(run).data.metrics
     assert metrics["audit/frozen_intact"] == 1
-    assert metrics["test/accuracy"] >= 0
+    assert "test/accuracy" in metrics
 
 
 @pytest.mark.parametrize("freeze", FREEZES, ids=["head", "last_k"])

@@ -10,6 +10,9 @@ import torch
 def chance(device: torch.device, *, training: bool) -> Iterator[None]:
     """Draw from torch's generators, which a checkpoint keeps; outside training from the same seed, leaving them be.
 
+    Each batch is drawn for as a whole: what an example is shown in evaluation is the same again in the same batch, not
+    in one of another size or with other neighbours.
+
     Args:
         device: Where it is drawn.
         training: Whether each time is another.

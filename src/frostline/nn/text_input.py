@@ -1,7 +1,7 @@
 """The text that a network expects: which tokens a text becomes, and how many of them it takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ class TextInput:
         causal: Whether each token sees only those before it, so that running text may be cut anywhere.
     """
 
-    tokenizer: Any
+    tokenizer: Any = field(repr=False)
     max_length: int
     fingerprint: str
     causal: bool = False

@@ -44,5 +44,10 @@ class CrossEntropy:
             raise RequestError(
                 f"objective.loss.class_weights: there are {len(self._weights)} weights for {logits.shape[1]} classes"
             )
-        weights = None if self._weights is None else logits.new_tensor(self._weights)
-        return F.cross_entropy(logits, targets, weights, label_smoothing=self._smoothing)
+        if self._weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=self._smoothing)
+        weights = logits.new_tensor(self._weights)
+        loss = F.cross_entropy(logits, targets, weights, label_smoothing=self._smoothing)
+        if targets.is_floating_point():  # there torch divides by the number of examples, not by their weights
+            loss = loss / (targets.movedim(1, -1) @ weights).mean()
+        return loss

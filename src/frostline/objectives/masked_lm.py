@@ -18,7 +18,7 @@ class MaskedLM(LanguageModelling):
 
     Of each text a share of the tokens, at least one, is to be guessed. Of ten of these eight are shown as the mask, one
     as a random token, one as it is. They are drawn anew each time that a text is shown (RoBERTa, arXiv:1907.11692,
-    section 4.1), and always the same in evaluation.
+    section 4.1), and the same of the same batches in evaluation.
 
     Args:
         share: Share of the tokens that is to be guessed.

@@ -1,12 +1,17 @@
 """One label for each token."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassMatthewsCorrCoef
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassMatthewsCorrCoef,
+)
 
 from frostline.batch import NO_LABEL, Batch
 from frostline.objectives.cross_entropy import CrossEntropy
@@ -39,14 +44,17 @@ class TokenClassification(Objective):
         return int((batch.targets != NO_LABEL).sum())
 
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
-        """Return accuracy, macro-F1, Matthews and the F1 of each class, all over labelled tokens."""
+        """Return accuracy, macro-F1, Matthews and the F1 of each class, all over labelled tokens.
+
+        A class that is neither labelled nor predicted has no F1 (NaN), and no part in the mean.
+        """
         count = len(classes)
         return MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(count, average="micro"),
                 "f1_macro": MulticlassF1Score(count, average="macro"),
                 "mcc": MulticlassMatthewsCorrCoef(count),
-                "f1": MulticlassF1Score(count, average="none"),
+                "f1": ClassF1(count),
             }
         )
 
@@ -59,6 +67,17 @@ class TokenClassification(Objective):
         """Return of each example the targets and the most probable classes of its labelled tokens, as texts."""
         columns = {"target": batch.targets, "prediction": outputs.argmax(dim=-1)}
         return {name: _spelt(column, batch.targets != NO_LABEL) for name, column in columns.items()}
+
+
+class ClassF1(MulticlassConfusionMatrix):
+    """F1 of each class, (C,); NaN of one that is neither labelled nor predicted."""
+
+    def compute(self) -> Tensor:
+        """Return the quotient of each class."""
+        confusion: Any = super().compute()
+        right: Tensor = confusion.diag().float()
+        either: Tensor = confusion.sum(dim=0) + confusion.sum(dim=1)
+        return 2 * right / either
 
 
 def _spelt(classes: Tensor, labelled: Tensor) -> list[str]:

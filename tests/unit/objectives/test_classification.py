@@ -76,6 +76,14 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> N
     assert metrics.compute()["ece"].item() == pytest.approx(confidence - 0.8, abs=1e-5)
 
 
+def test_only_the_ratios_of_class_weights_matter_for_shares_of_classes_too() -> None:
+    shares = torch.nn.functional.one_hot(BATCH.targets, 3).float()
+    expected = CrossEntropy(class_weights=[1.0, 3.0, 2.0], label_smoothing=0.1)(LOGITS, BATCH.targets)
+    for scale in (1.0, 10.0):
+        weighted = CrossEntropy(class_weights=[scale, 3 * scale, 2 * scale], label_smoothing=0.1)
+        torch.testing.assert_close(weighted(LOGITS, shares), expected)
+
+
 def test_class_weights_count_as_often_as_they_say() -> None:
     weighted = CrossEntropy(class_weights=[1.0, 3.0, 1.0])(LOGITS, BATCH.targets)
     repeated = torch.tensor([0, 1, 1, 1, 2, 3])

@@ -42,3 +42,13 @@ def test_a_batch_without_a_labelled_token_teaches_nothing() -> None:
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_a_class_that_is_nowhere_has_no_f1() -> None:
+    logits = torch.eye(3)[torch.tensor([[0, 1, 0, 1]])]
+    objective, batch = TokenClassification(), Batch({}, torch.tensor([[0, 1, 0, 0]]), torch.arange(1))
+    objective.measure(metrics := objective.metrics(["a", "b", "c"]), logits, batch)
+    found = metrics.compute()
+    assert found["f1"][:2].tolist() == pytest.approx([4 / 5, 2 / 3])
+    assert found["f1"][2].isnan()
+    assert float(found["f1_macro"]) == pytest.approx((4 / 5 + 2 / 3) / 2)
