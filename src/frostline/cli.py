@@ -50,7 +50,7 @@ def main() -> NoReturn:
             print(error, file=sys.stderr)
         code = 2
     except KeyboardInterrupt as interruption:
-        print(f"interrupted; {interruption or 'nothing was being trained'}", file=sys.stderr)
+        print(f"interrupted; {str(interruption) or 'nothing was being trained'}", file=sys.stderr)
         code = 130
     except (
         DamagedError,

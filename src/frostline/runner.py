@@ -15,11 +15,13 @@ import yaml
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
+from frostline.config.build import build
 from frostline.config.compose import compose
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.interruption import Continued
 from frostline.modules import headline
 from frostline.nearest import did_you_mean
+from frostline.objectives.objective import Objective
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
 from frostline.run import Outcome, checkpoints, execute
@@ -144,6 +146,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
     if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
         raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
     configs = _configs(study, overrides)
+    _refuse_unknown_metric(study, _measured(next(iter(configs.values()))))
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
     progress = Progress(runs={arm: {} for arm in study.arms})
@@ -206,11 +209,17 @@ def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfi
         with mistakes.gathered(), _named(arm):
             prepared.append(prepare(configs[arm, study.seeds[0]], "finetune", store))
     mistakes.refuse()
-    _refuse_unknown_metric(study, prepared[0])
+    _refuse_unknown_metric(study, prepared[0].module.test_metrics)
 
 
-def _refuse_unknown_metric(study: Study, prepared: Prepared) -> None:
-    names = [*(str(name) for name in prepared.module.test_metrics), "loss"]
+def _measured(cfg: DictConfig) -> Iterable[object]:
+    """Return the names of the metrics of a run before its data is known: all that any number of classes brings."""
+    objective: Objective = build(cfg.objective, key="objective")
+    return objective.metrics([str(number) for number in range(10)])
+
+
+def _refuse_unknown_metric(study: Study, metrics: Iterable[object]) -> None:
+    names = [*map(str, metrics), "loss"]
     known = ["train/loss", *(f"{split}/{name}" for split in ("val", "test") for name in names)]
     if study.metric not in known:
         raise RequestError(f"metric: no run logs '{study.metric}'; {did_you_mean(study.metric, known)}")

@@ -244,6 +244,13 @@ def test_a_metric_that_no_run_logs_is_refused_before_any_runs(workplace: Workpla
     assert children(workplace) == []
 
 
+def test_a_metric_of_another_task_is_refused_before_the_pretraining(workplace: Workplace) -> None:
+    base = [*TINY, "objective=multilabel"]
+    said = workplace.frostline("study", study(base=base, metric="test/accuracy"))
+    assert (said.code, said.err.partition("; ")[0]) == (2, "metric: no run logs 'test/accuracy'")
+    assert workplace.runs(phase="pretrain") == []
+
+
 def test_the_record_of_a_study_holds_the_command_as_it_was_typed(workplace: Workplace) -> None:
     assert workplace.frostline("study", study(seeds=[0], pretrain=None), "optimizer.lr=0.02").code == 0
     for run in children(workplace):

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from frostline.commands.arguments import print_end, speaks
+from frostline.errors import RequestError
 
 
 def pretrain(arguments: list[str]) -> int:
@@ -37,7 +38,7 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
     launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], _guarded(job, failures))
     if failures and sweep:
         print(f"{len(failures)} of the sweep's runs failed:", *failures, sep="\n", file=sys.stderr)
-        return 1
+        return 2 if all(isinstance(failure, RequestError) for failure in failures) else 1
     if failures:
         raise failures[0]
     return 0
