@@ -12,6 +12,7 @@ from frostline.errors import Mistakes, RequestError
 from frostline.modules import Training
 from frostline.nearest import did_you_mean
 from frostline.nn.adapters import plain_name
+from frostline.objectives.objective import scalars
 from frostline.plan import Plan
 from frostline.processes import DATA_PARALLEL, processes_of, world
 
@@ -100,7 +101,7 @@ def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
 
 def refuse_unknown_metric(plan: Plan, module: Training) -> None:
     """Refuse a strategy that waits for a metric of validation that this objective does not measure."""
-    metrics = ["val/loss", *(f"val/{name}" for name in module.val_metrics)]
+    metrics = ["val/loss", *(f"val/{name}" for name in scalars(module.val_metrics))]
     monitor, name = plan.strategy.monitor, type(plan.strategy).__name__
     if monitor is not None and monitor not in metrics:
         raise RequestError(

@@ -21,7 +21,7 @@ from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.interruption import Continued
 from frostline.modules import headline
 from frostline.nearest import did_you_mean
-from frostline.objectives.objective import Objective
+from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord, Store
 from frostline.run import Outcome, checkpoints, execute
@@ -209,17 +209,17 @@ def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfi
         with mistakes.gathered(), _named(arm):
             prepared.append(prepare(configs[arm, study.seeds[0]], "finetune", store))
     mistakes.refuse()
-    _refuse_unknown_metric(study, prepared[0].module.test_metrics)
+    _refuse_unknown_metric(study, scalars(prepared[0].module.test_metrics))
 
 
-def _measured(cfg: DictConfig) -> Iterable[object]:
+def _measured(cfg: DictConfig) -> Iterable[str]:
     """Return the names of the metrics of a run before its data is known: all that any number of classes brings."""
     objective: Objective = build(cfg.objective, key="objective")
-    return objective.metrics([str(number) for number in range(10)])
+    return scalars(objective.metrics([str(number) for number in range(10)]))
 
 
-def _refuse_unknown_metric(study: Study, metrics: Iterable[object]) -> None:
-    names = [*map(str, metrics), "loss"]
+def _refuse_unknown_metric(study: Study, metrics: Iterable[str]) -> None:
+    names = [*metrics, "loss"]
     known = ["train/loss", *(f"{split}/{name}" for split in ("val", "test") for name in names)]
     if study.metric not in known:
         raise RequestError(f"metric: no run logs '{study.metric}'; {did_you_mean(study.metric, known)}")

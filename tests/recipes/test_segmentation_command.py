@@ -47,6 +47,17 @@ def test_the_run_reports_the_mean_intersection_over_union(workplace: Workplace, 
     assert "FINISHED test/miou=" in said.out.splitlines()[-1]
 
 
+def test_a_path_of_a_segmenter_is_scored_by_the_mean_intersection_over_union(workplace: Workplace, root: str) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1]")
+    tuned = workplace.train("finetune", *MASKED, root, "freeze=head", f"init_from={source}")
+    said = workplace.frostline("wise_ft", tuned, "steps=2")
+    assert said.code == 0, said.err
+    assert [line.split("=")[0].split() for line in said.out.splitlines()[1:3]] == [
+        ["0.00", "val/miou"],
+        ["1.00", "val/miou"],
+    ]
+
+
 def test_parts_of_other_tasks_are_all_told(workplace: Workplace, root: str) -> None:
     said = workplace.frostline("finetune", "data=segmentation_folder", root)
     assert (said.code, said.err.splitlines()[1:]) == (

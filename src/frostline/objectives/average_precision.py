@@ -74,7 +74,7 @@ class Part(Metric):
     """
 
     full_state_update = False
-    higher_is_better = True
+    higher_is_better: bool | None = True
 
     def __init__(self, of: AveragePrecision, name: str, *, leads: bool) -> None:
         super().__init__()
@@ -95,6 +95,12 @@ class Part(Metric):
         """Begin anew."""
         super().reset()
         self.of.reset()
+
+
+class EachPart(Part):
+    """Such numbers, one for each class: none that a choice could be made by."""
+
+    higher_is_better = None
 
 
 def _rows(image: Tensor, labels: Tensor, third: Tensor, boxes: Tensor) -> Tensor:

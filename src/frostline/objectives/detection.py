@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from frostline.batch import Batch
 from frostline.nn.detection import Detected
 from frostline.nn.extras import library
-from frostline.objectives.average_precision import AveragePrecision, Part
+from frostline.objectives.average_precision import AveragePrecision, EachPart, Part
 from frostline.objectives.objective import Objective
 
 
@@ -36,8 +36,9 @@ class Detection(Objective):
         """
         library("faster_coco_eval", extra="detection", key="objective")
         of = AveragePrecision(len(classes))
-        names = ("map", "map_50", "map_75", *(["ap"] if len(classes) > 1 else []))
-        return MetricCollection({name: Part(of, name, leads=name == names[0]) for name in names}, compute_groups=False)
+        each = {"ap": EachPart(of, "ap", leads=False)} if len(classes) > 1 else {}
+        means = {name: Part(of, name, leads=name == "map") for name in ("map", "map_50", "map_75")}
+        return MetricCollection({**each, **means}, compute_groups=False)
 
     def measure(self, metrics: MetricCollection, outputs: Detected, batch: Batch) -> None:
         """Add a batch to the metrics."""

@@ -1,17 +1,20 @@
 """How well features tell classes apart before anything is trained on them."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torchmetrics import Metric
 
+TEMPERATURE = 0.07
+
 
 class KnnAccuracy(Metric):
-    """Share of a split's examples that most of their nearest others share the class of.
+    """Share of a split's examples whose class their nearest others vote for.
 
-    Neighbours are those of the highest cosine similarity, within the split and without the example itself; the class
-    that most of them have wins (Wu et al. 2018, arXiv:1805.01978, section 3.4, unweighted). Labels are measured with,
+    Neighbours are those of the highest cosine similarity s, within the split and without the example itself; each votes
+    for its class with weight exp(s / 0.07) (Wu et al. 2018, arXiv:1805.01978, section 3.4). Labels are measured with,
     never trained on.
 
     Args:
@@ -39,10 +42,12 @@ class KnnAccuracy(Metric):
         features, labels = _joined(self.features), _joined(self.labels)
         if len(labels) < 2:
             return torch.tensor(torch.nan, device=labels.device)
-        search = NearestNeighbors(n_neighbors=min(self.k, len(labels) - 1), algorithm="brute")
-        nearest = search.fit(features.cpu().numpy()).kneighbors(return_distance=False)  # of each, without itself
-        votes = labels[torch.from_numpy(nearest).to(labels.device)]
-        return (votes.mode(dim=1).values == labels).float().mean()
+        search = NearestNeighbors(n_neighbors=min(self.k, len(labels) - 1), metric="cosine")
+        distances, nearest = search.fit(features.cpu().numpy()).kneighbors()  # of each, without itself
+        weights = torch.from_numpy(np.exp(-distances / TEMPERATURE)).to(features)  # up to a factor
+        voted = labels[torch.from_numpy(nearest).to(labels.device)]
+        votes = weights.new_zeros(len(labels), int(labels.max()) + 1).scatter_add(1, voted, weights)
+        return (votes.argmax(dim=1) == labels).float().mean()
 
 
 def _joined(parts: list[Tensor] | Tensor) -> Tensor:

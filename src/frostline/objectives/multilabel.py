@@ -75,7 +75,6 @@ class AveragePrecision(Metric):
     """Average precision of each class, (C,); NaN of a class without positives, where torchmetrics warns and says 0."""
 
     full_state_update = False
-    higher_is_better = True
     scores: list[Tensor]
     targets: list[Tensor]
 
@@ -99,6 +98,8 @@ class AveragePrecision(Metric):
 
 class MeanAveragePrecision(AveragePrecision):
     """The mean of `AveragePrecision` over the classes that have positives, a scalar."""
+
+    higher_is_better = True
 
     def compute(self) -> Tensor:
         """Return the mean; NaN where no class has a positive."""

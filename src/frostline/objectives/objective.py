@@ -45,8 +45,8 @@ class Objective(ABC):
     def metrics(self, classes: Sequence[str]) -> MetricCollection:
         """Return fresh metrics, by the names under which they are logged after the split's.
 
-        A metric is a scalar; one number for each class (C,); or a table of classes by classes (C, C). The first scalar
-        by name is the one that a run reports.
+        A metric is a scalar; one number for each class (C,); or a table of classes by classes (C, C). A scalar, and
+        nothing else, says in `higher_is_better` which way is better; the first one by name is what a run reports.
 
         Args:
             classes: Names of the classes, in the order of their indices.
@@ -59,3 +59,8 @@ class Objective(ABC):
     @abstractmethod
     def predictions(self, outputs: Any, batch: Batch) -> Mapping[str, Tensor | Sequence[Any]]:
         """Return what to keep of each example, as columns of B rows: tensors (B,), or plain values such as texts."""
+
+
+def scalars(metrics: MetricCollection) -> list[str]:
+    """Return the names of those metrics that are one number, which choices can be made by."""
+    return [str(name) for name, metric in metrics.items() if metric.higher_is_better is not None]

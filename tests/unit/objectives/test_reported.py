@@ -6,6 +6,7 @@ import pytest
 
 from frostline.config.build import build
 from frostline.config.compose import compose
+from frostline.objectives.objective import scalars
 
 MORE_IS_BETTER = {
     "classification": ("accuracy", True),
@@ -20,6 +21,14 @@ MORE_IS_BETTER = {
     "masked_pixels": ("pixel_error", False),
 }
 
+TABLES = {
+    "classification": {"confusion"},
+    "multilabel": {"ap"},
+    "detection": {"ap"},
+    "segmentation": {"confusion", "iou"},
+    "token_classification": {"f1"},
+}
+
 
 def test_no_objective_is_left_out() -> None:
     conf = Path(__file__).parents[3] / "conf" / "objective"
@@ -32,3 +41,10 @@ def test_what_a_run_reports_says_whether_more_is_better(name: str) -> None:
     metric, more = MORE_IS_BETTER[name]
     classes = [] if name in ("masked_lm", "causal_lm", "rotation", "simclr", "masked_pixels") else ["a", "b"]
     assert build(cfg.objective).metrics(classes)[metric].higher_is_better is more
+
+
+@pytest.mark.parametrize("name", MORE_IS_BETTER)
+def test_what_is_no_single_number_says_nothing_of_the_kind(name: str) -> None:
+    cfg = compose("pretrain", ["model=resnet20", "data=digits", f"objective={name}"])
+    metrics = build(cfg.objective).metrics(["a", "b"])
+    assert set(metrics.keys()) - set(scalars(metrics)) == TABLES.get(name, set())
