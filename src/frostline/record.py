@@ -196,16 +196,18 @@ class Store:
                 version = self.client.get_model_version_by_alias(name, alias).version
             return Path(_download(self.client.get_model_version_download_uri(name, str(version))))
         except (MlflowException, OSError) as error:
-            raise RequestError(f"init_from={uri}: {self._why_not_registered(name)}") from error
+            raise RequestError(f"init_from={uri}: {self._why_not_registered(name, uri)}") from error
 
-    def _why_not_registered(self, name: str) -> str:
+    def _why_not_registered(self, name: str, uri: str) -> str:
         models = {model.name: model for model in self.client.search_registered_models()}
         if name not in models:
             return f"the registry has no model '{name}'; {did_you_mean(name, models) if models else 'it is empty'}"
         versions = sorted(int(each.version) for each in self.client.search_model_versions(f"name = '{name}'"))
         aliases = sorted(models[name].aliases)
         known = [*(f"/{version}" for version in versions), *(f"@{alias}" for alias in aliases)]
-        return f"'{name}' has no such version, or nothing is there any more; there are {', '.join(known) or 'none'}"
+        if uri.removeprefix(f"{REGISTERED}{name}") in known:
+            return "the version is registered, but what it was made of is gone; choose another, or register it anew"
+        return f"'{name}' has no such version; there are {', '.join(known) or 'none'}"
 
     def _why_not(self, run_id: str, artifact: str) -> str:
         try:

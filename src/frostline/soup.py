@@ -65,8 +65,8 @@ def soups(store: Store, study: str, *, arm: str | None = None) -> list[Soup]:
 def _of_one_start(store: Store, study: str, runs: Sequence[Run]) -> list[Soup]:
     base = finished(store, runs[0].info.run_id)
     weights = {_label(run): finished(store, run.info.run_id).end for run in runs}
-    scorer = Scorer(base, list(weights.values()))
     with quiet():
+        scorer = Scorer(base, list(weights.values()))
         single = {label: scorer.merit(scorer.score(each, "val")) for label, each in weights.items()}
         ranked = sorted(single, key=lambda label: (-single[label], label))
         recipes = {"best": ranked[:1], "uniform": ranked, "greedy": _greedy(ranked, weights, scorer)}
