@@ -126,7 +126,7 @@ def annotated_source(
     *,
     classes: Sequence[str] | None,
     places: Mapping[str, str],
-    ignored: int = 0,
+    ignored: tuple[str, ...] = (),
 ) -> Source:
     """Return the source of these images; its classes are the chosen ones, or those of `train` by name.
 
@@ -135,7 +135,7 @@ def annotated_source(
         splits: `train`, and `val` and `test` where there are any.
         classes: The classes to find; what is of another one is background. None for all.
         places: The config key and the list of each split, for messages.
-        ignored: Files that are none of its examples.
+        ignored: Files that are none of its examples, by name.
 
     Raises:
         DataError: An image cannot be read or is of another size than its annotation says, a box lies outside, or a

@@ -12,12 +12,17 @@ from torch.utils.data import DataLoader, Sampler
 
 from frostline.batch import Batch
 from frostline.data.examples import Examples, Source
+from frostline.data.intact import some_of
+from frostline.data.listing import LEFT_OUT
 from frostline.data.order import EpochOrder, Share, leaves_one_over
 from frostline.data.split import Split, as_fetched
 from frostline.data.splits import Division, divide, draw_shots
 from frostline.seeds import stream
 
 SPLITS = ("train", "val", "test")
+
+_NAMED = 20
+"""Names that a record has of each thing that is left out."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -39,6 +44,8 @@ class SplittedData(pl.LightningDataModule, ABC):
     """What its targets are good for: data, model and objective of a run share a task."""
     sized_by: ClassVar[str] = "data.image_size"
     """The key that says how large an example is shown."""
+    left_out: ClassVar[str] = LEFT_OUT
+    """What the source's `ignored` are and why they are none of its examples, in words, after their number."""
 
     seed: int
     batch_size: Annotated[int, Gt(0)] = 64
@@ -148,13 +155,22 @@ class SplittedData(pl.LightningDataModule, ABC):
             "splits": {split: self._describe(split) for split in SPLITS},
             "duplicates_removed": dict(self._division().duplicates),
             "contradictory_labels": len(self._division().contradictions),
-            "ignored_files": self.source().ignored,
+            "ignored_files": len(self.source().ignored),
+            "ignored": list(self.source().ignored[:_NAMED]),
             **self.shown(),
             **{name: getattr(self, name) for name in drawing},
         }
 
     def remarks(self) -> list[str]:
         """Return sentences on what a person should know of the data although it is no mistake."""
+        return [*self._ignored(), *self._contradictory()]
+
+    def _ignored(self) -> list[str]:
+        ignored, name = self.source().ignored, self.source().name
+        some = some_of([f"'{each}'" for each in ignored])
+        return [f"{name}: {len(ignored)} {self.left_out}: {some}"] if ignored else []
+
+    def _contradictory(self) -> list[str]:
         if not (found := self._division().contradictions):
             return []
         one, other = found[0]

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from frostline.data.annotations import Annotated, NamedBox, annotated_source
 from frostline.data.detection import DetectionData, folder_of
 from frostline.data.examples import Source
-from frostline.data.listing import IMAGE_SUFFIXES
+from frostline.data.listing import LEFT_OUT, Listing, listing
 from frostline.data.table import text_lines
 from frostline.errors import DataError
 from frostline.nearest import nearest
@@ -31,6 +32,8 @@ class Voc(DetectionData):
         root: The folder that holds `JPEGImages` and `Annotations`, or one above it.
     """
 
+    left_out: ClassVar[str] = f"{LEFT_OUT} and stand in the lists of ImageSets/Main, where there are any"
+
     root: str
 
     def source(self) -> Source:
@@ -42,7 +45,8 @@ class Voc(DetectionData):
 @lru_cache(maxsize=4)
 def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     base = _base(root, folder)
-    images = _images(root, base / "JPEGImages")
+    found = listing(base / "JPEGImages")
+    images = _images(root, base / "JPEGImages", found)
     annotations = {f.stem: f for f in sorted((base / "Annotations").glob("*.xml"))}
     lists = _lists(root, base / "ImageSets" / "Main")
     if not lists:
@@ -54,12 +58,14 @@ def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     listed = {name for names in lists.values() for name in names}
     main = Path(root) / base.relative_to(folder) / "ImageSets" / "Main"
     places = {split: f"data.root={main / split}.txt" for split in splits}
-    return annotated_source(root, splits, classes=classes, places=places, ignored=len(images.keys() - listed))
+    unlisted = (images[name].relative_to(base / "JPEGImages").as_posix() for name in images.keys() - listed)
+    ignored = tuple(sorted((*found.ignored, *unlisted)))
+    return annotated_source(root, splits, classes=classes, places=places, ignored=ignored)
 
 
-def _images(root: str, folder: Path) -> dict[str, Path]:
+def _images(root: str, folder: Path, found: Listing) -> dict[str, Path]:
     """Return the images of a folder by their names without suffixes, by which lists and annotations call them."""
-    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES]
+    files = [folder / name for name in found.images]
     named = {file.stem: file for file in files}
     if twice := [file for file in files if named[file.stem] != file]:
         both = f"'{twice[0].relative_to(folder)}' and '{named[twice[0].stem].relative_to(folder)}'"

@@ -211,6 +211,27 @@ def test_trainval_stands_for_train_and_what_lacks_is_carved(tmp_path) -> None:
     assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [8, 2, 4]
 
 
+def test_images_in_no_list_and_files_of_unknown_suffixes_are_told(tmp_path) -> None:
+    assert at(voc(tmp_path / "plain")).remarks() == []
+    root = voc(tmp_path / "more")
+    picture(99, []).save(root / "JPEGImages" / "unlisted.png")
+    (root / "JPEGImages" / "a.heic").write_bytes(b"heic")
+    (told,) = at(root).remarks()
+    assert told.startswith(f"{root}: 2 file(s) are left out, as images end in .jpg, ")
+    assert told.endswith("stand in the lists of ImageSets/Main, where there are any: 'a.heic', 'unlisted.png'")
+
+
+def test_images_that_no_file_of_annotations_lists_are_told_also_where_splits_share_a_folder(tmp_path) -> None:
+    root = coco(tmp_path)
+    (root / "train2017").rename(root / "images")
+    for file in (root / "val2017").iterdir():
+        file.rename(root / "images" / file.name)
+    (root / "val2017").rmdir()
+    picture(99, []).save(root / "images" / "other.png")
+    (told,) = ready(Coco(root=str(root), seed=0)).remarks()
+    assert told == f"{root}: 1 image(s) are left out, as no file of annotations lists them: 'images/other.png'"
+
+
 def test_a_folder_above_is_enough(tmp_path) -> None:
     voc(tmp_path / "VOCdevkit" / "VOC2007")
     assert len(at(tmp_path).drawn("train")) == 8

@@ -136,12 +136,37 @@ def test_other_files_and_hidden_ones_are_passed_over_and_counted(plant) -> None:
     root = plant({"cat": 10, "dog": 10, ".ipynb_checkpoints": 3})
     (root / "cat/notes.txt").write_text("purrs")
     (root / "labels.csv").write_text("a,b")
-    (root / "dog/.DS_Store").write_text("")
+    for litter in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (root / "dog" / litter).write_text("")
     shutil.copy(root / "cat/000.png", root / "cover.png")
     data = folder(root)
     assert data.class_names == ["cat", "dog"]
     assert sum(sizes(data)) == 20
     assert data.describe()["ignored_files"] == 3
+    assert data.describe()["ignored"] == ["cat/notes.txt", "cover.png", "labels.csv"]
+
+
+def test_images_of_an_unknown_suffix_are_told_by_name_however_many(plant, tmp_path) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    assert folder(root).remarks() == []
+    more = shutil.copytree(root, tmp_path / "more")
+    for number in range(25):
+        (more / f"cat/{number:03d}.heic").write_bytes(b"heic")
+    (more / "dog/picture").write_bytes((root / "dog/000.png").read_bytes())
+    (said,) = folder(more).remarks()
+    assert said == (
+        f"{more}: 26 file(s) are left out, as images end in {SUFFIXES} and lie in a class folder: 'cat/000.heic', "
+        "'cat/001.heic', 'cat/002.heic', 'cat/003.heic', 'cat/004.heic' and 21 more"
+    )
+    told = folder(more).describe()
+    assert (told["ignored_files"], told["ignored"]) == (26, [f"cat/{number:03d}.heic" for number in range(20)])
+
+
+def test_files_that_an_archive_holds_besides_are_told(plant, tmp_path) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    (root / "cat/notes.txt").write_text("purrs")
+    (said,) = folder(packed_zip(root, tmp_path / "pics.zip")).remarks()
+    assert said.endswith("and lie in a class folder: 'pics/cat/notes.txt'")
 
 
 def test_augmentation_cuts_out_of_the_whole_image_the_same_way_with_any_number_of_workers(plant) -> None:

@@ -55,6 +55,25 @@ def test_splits_that_are_there_are_kept_and_classes_may_stand_in_a_file(tmp_path
     assert json.loads(json.dumps(data.describe())) == data.describe()
 
 
+def test_files_of_unknown_suffixes_in_both_folders_are_told(tmp_path: Path) -> None:
+    root = plant(tmp_path / "plain", 20)
+    assert folder(root).remarks() == []
+    more = plant(tmp_path / "more", 20)
+    for name in ("images/a.heic", "images/Thumbs.db", "images/._000.png", "masks/a.npy"):
+        (more / name).write_bytes(b"other")
+    data = folder(more)
+    (told,) = data.remarks()
+    assert told.startswith(f"{more}: 2 file(s) are left out, as images end in .jpg, ")
+    assert told.endswith(", .webp: 'images/a.heic', 'masks/a.npy'")
+    assert data.describe()["ignored"] == ["images/a.heic", "masks/a.npy"]
+
+
+def test_two_images_that_differ_in_their_suffix_alone_are_refused(tmp_path: Path) -> None:
+    root = plant(tmp_path)
+    (root / "images/003.bmp").write_bytes((root / "images/003.png").read_bytes())
+    assert refusal(root) == f"data.root={root}: 'images/003.png' has another of its name; rename one of them"
+
+
 def test_a_value_that_no_mask_of_train_holds_is_no_class(tmp_path: Path) -> None:
     root = plant(tmp_path, 8, split="train")
     plant(root, 4, split="val", first=50)
