@@ -1,6 +1,7 @@
 """Pascal VOC: an XML file of boxes for each image, and lists of images for each split."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from frostline.errors import DataError
 from frostline.nearest import nearest
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FLAG = re.compile(r"\s+(-1|0|1)$")
+"""What the list of a class says behind a name: 1 that it is in the image, -1 that it is not, 0 that it is difficult."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -48,7 +51,7 @@ def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     found = listing(base / "JPEGImages")
     images = _images(root, base / "JPEGImages", found)
     annotations = {f.stem: f for f in sorted((base / "Annotations").glob("*.xml"))}
-    lists = _lists(root, base / "ImageSets" / "Main")
+    lists = _lists(root, base / "ImageSets" / "Main", images)
     if not lists:
         _refuse_unpaired(root, images, annotations)
         lists = {"train": list(annotations)}
@@ -88,12 +91,12 @@ def _base(root: str, folder: Path) -> Path:
     return found[0]
 
 
-def _lists(root: str, folder: Path) -> dict[str, list[str]]:
+def _lists(root: str, folder: Path, images: Container[str]) -> dict[str, list[str]]:
     """Return the images' names of each split that has a list."""
     files = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
     if not files["train"].is_file():
         files["train"] = folder / "trainval.txt"
-    lists = {split: _names(file) for split, file in files.items() if file.is_file()}
+    lists = {split: _names(file, images) for split, file in files.items() if file.is_file()}
     if lists and "train" not in lists:
         raise DataError(f"data.root={root}: ImageSets/Main has no train.txt; add it, or remove ImageSets/")
     for split, names in lists.items():
@@ -102,9 +105,10 @@ def _lists(root: str, folder: Path) -> dict[str, list[str]]:
     return lists
 
 
-def _names(file: Path) -> list[str]:
-    lines = text_lines("data.root", file)
-    return list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+def _names(file: Path, images: Container[str]) -> list[str]:
+    """Return the names that a list's lines begin with, spaces in them kept; a number may be the end of one."""
+    lines = [line.strip() for line in text_lines("data.root", file)]
+    return list(dict.fromkeys(line if line in images else _FLAG.sub("", line) for line in lines if line))
 
 
 def _refuse_unpaired(root: str, images: Mapping[str, Path], annotations: Mapping[str, Path]) -> None:

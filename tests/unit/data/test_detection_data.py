@@ -211,6 +211,22 @@ def test_trainval_stands_for_train_and_what_lacks_is_carved(tmp_path) -> None:
     assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [8, 2, 4]
 
 
+def test_names_in_lists_may_hold_spaces_and_have_a_flag_behind_them(tmp_path) -> None:
+    root = voc(tmp_path)
+    for place, name in enumerate(("my cat", "my cat 1", "my dog", "0 1")):
+        add_voc(root, name, 50 + place, drawn_boxes(place))
+    (root / "ImageSets/Main/train.txt").write_text("my cat  1\nmy cat 1\nmy dog -1\n0 1\n0000  0\n0001\t-1\n0002\n")
+    data = at(root)
+    assert sorted(data.example_ids("train")) == ["0 1", "0000", "0001", "0002", "my cat", "my cat 1", "my dog"]
+
+
+def test_a_listed_name_that_is_not_there_is_told_whole(tmp_path) -> None:
+    (voc(tmp_path) / "ImageSets/Main/train.txt").write_text("no such picture  1\n")
+    way_out = "add it, or remove the line from ImageSets/Main/train.txt"
+    told = f"data.root={tmp_path}: train lists 'no such picture', which has no image in JPEGImages/; {way_out}"
+    assert refusal(tmp_path) == told
+
+
 def test_images_in_no_list_and_files_of_unknown_suffixes_are_told(tmp_path) -> None:
     assert at(voc(tmp_path / "plain")).remarks() == []
     root = voc(tmp_path / "more")
