@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,9 @@ class _Boxes:
 
     def _keeps(self, each: NamedBox, size: tuple[int, int]) -> bool:
         """Tell whether an object is one to find; of what is not, keep the count."""
+        if not all(map(isfinite, each.box)):
+            problem = f"{each.where}, '{each.name}' at {_plain(each.box)}, is not finite"
+            raise DataError(f"data.root={self._root}: {problem}; correct or remove it")
         if each.name not in self._index:
             if self._strict:
                 problem = f"{each.where} is a '{each.name}', which no training image has"

@@ -161,7 +161,7 @@ class _File:
         said = row.get("bbox")
         try:
             left, top, width, height = (float(each) for each in (said if isinstance(said, list) else ()))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             problem = f"{where}, '{name}', has no bbox of four numbers (x, y, width, height); correct or remove it"
             raise DataError(f"data.root={self._root}: {problem}") from None
         box = (left, top, left + width, top + height)

@@ -310,6 +310,29 @@ def test_a_box_outside_is_refused_with_its_place(tmp_path) -> None:
     assert "Annotations/0000.xml object 2, 'apple' at (64, 3, 80, 9), lies outside its image of 64x48 pixels" in told
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("place", range(4))
+def test_a_box_of_coco_that_is_not_finite_is_refused_with_its_id(tmp_path, number: str, place: int) -> None:
+    root = coco(tmp_path)
+    box = ["4", "5", "20", "18"]
+    box[place] = number
+    file = root / "annotations/instances_train2017.json"
+    file.write_text(re.sub(r'("id": 1, .*?"bbox": )\[.*?\]', rf"\1[{', '.join(box)}]", file.read_text(), count=1))
+    told = refusal(root, Coco)
+    assert told.startswith(f"data.root={root}: annotations/instances_train2017.json annotation 1, 'apple' at (")
+    assert told.endswith("), is not finite; correct or remove it")
+    assert refusal(root, Coco, classes=["leaf"]) == told
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_box_of_voc_that_is_not_finite_is_refused_with_its_place(tmp_path, number: str) -> None:
+    told = refusal(spoil(voc(tmp_path), [("leaf", 1, 2, 9, number)]))
+    assert told == (
+        f"data.root={tmp_path}: Annotations/0000.xml object 1, 'leaf' at (1, 2, 9, {number}), is not finite; "
+        "correct or remove it"
+    )
+
+
 def test_a_class_that_train_lacks_is_refused(tmp_path) -> None:
     root = voc(tmp_path)
     (root / "Annotations" / "0012.xml").write_text(xml([("appel", 1, 2, 9, 9)]))
@@ -414,6 +437,7 @@ def test_a_crowd_is_for_evaluation_only(tmp_path) -> None:
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "has two images of id 0"),
         ('"annotations"', '"annotation"', "has no list of annotations, which COCO's files of instances have"),
         ('"bbox": [', '"bbox": ["x", ', "annotation 1, 'apple', has no bbox of four numbers"),
+        ('"bbox": [', f'"bbox": [1{"0" * 400}, ', "annotation 1, 'apple', has no bbox of four numbers"),
         ('"bbox"', '"box"', "annotation 1, 'apple', has no bbox of four numbers (x, y, width, height); correct or"),
         ('"bbox": [', '"bbox": "1234", "b": [', "annotation 1, 'apple', has no bbox of four numbers"),
         ('"name": "leaf"', '"title": "leaf"', "has no name in category 3, which should be a text; correct it"),
