@@ -133,7 +133,11 @@ def test_batches_are_padded_to_their_longest_and_cut_texts_are_counted(tmp_path:
             ]
         ),
         ("a.parquet", b"PAR1", "data.train={}: it is no whole parquet file ("),
-        ("a.xls", b"x", "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; rename it"),
+        (
+            "a.xls",
+            b"x",
+            "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; save it as one of these",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(
