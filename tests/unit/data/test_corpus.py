@@ -304,6 +304,7 @@ def test_a_text_of_nothing_and_a_tokenizer_without_ends_are_refused(
     file.write_text('{"text": null}\n')
     with pytest.raises(DataError, match=r"^data.train: holds no text of more than one token; choose another file$"):
         blocks_of(Corpus(seed=0, train=str(file)), masked)
+    file = tmp_path / "a.txt"
     file.write_text("warm\n")
     causal.tokenizer.eos_token = None
     with pytest.raises(RequestError, match=r"^model.tokenizer: a corpus needs an eos_token, and this tokenizer has"):

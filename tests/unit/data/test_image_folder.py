@@ -130,6 +130,36 @@ def test_a_planted_copy_of_a_test_image_leaves_train(plant) -> None:
     data = folder(root)
     assert sizes(data) == (16, 16, 16)
     assert data.describe()["duplicates_removed"] == {"test": 0, "val": 1, "train": 2}
+    said = data.describe()["duplicates"]
+    assert said["val"] == [{"name": "val/dog/copy.png", "kept": "test/dog/001.png", "by": "test"}]
+    assert {each["name"]: (each["kept"], each["by"]) for each in said["train"]} == {
+        "train/cat/copy.png": ("test/cat/000.png", "test"),
+        "train/cat/other.png": ("val/cat/002.png", "val"),
+    }
+    assert data.remarks() == [
+        f"{root}: 3 example(s) are left out (1 of val, 2 of train), as their content stands elsewhere too, "
+        "such as 'val/dog/copy.png' of val, which is 'test/dog/001.png' of test"
+    ]
+
+
+def test_a_copy_over_splits_is_told_before_one_within_train_and_records_name_twenty(plant) -> None:
+    root = plant({f"{split}/{pet}": 8 for split in ("train", "val", "test") for pet in ("cat", "dog")})
+    for number in range(25):
+        shutil.copy(root / "train/cat/000.png", root / f"train/cat/again{number:02d}.png")
+        shutil.copy(root / "train/dog/000.png", root / f"train/cat/other{number:02d}.png")
+    assert folder(root).remarks()[0].split(" example(s)")[0] == f"{root}: 50"
+    shutil.copy(root / "test/dog/001.png", root / "train/dog/copy.png")
+    more = root.rename(root.with_name("more"))
+    data = folder(more)
+    assert data.remarks()[0] == (
+        f"{more}: 51 example(s) are left out (51 of train), as their content stands elsewhere too, "
+        "such as 'train/dog/copy.png' of train, which is 'test/dog/001.png' of test"
+    )
+    assert len(data.describe()["duplicates"]["train"]) == 20
+    assert (data.describe()["contradictory_labels"], data.describe()["contradictions"]) == (
+        1,
+        [["train/cat/other00.png", "train/dog/000.png"]],
+    )
 
 
 def test_other_files_and_hidden_ones_are_passed_over_and_counted(plant) -> None:
