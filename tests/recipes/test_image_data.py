@@ -125,6 +125,8 @@ def test_a_plan_tells_of_content_under_different_labels(workplace: Workplace, pi
     said = workplace.frostline("plan", *SMALL, "data=image_table", "data.train=t.csv")
     assert said.code == 0
     assert said.err == (
+        "t.csv: 1 example(s) are left out (1 of train), as their content stands elsewhere too, "
+        "such as 'pics/cat/0.png' of train, which stands there twice\n"
         "t.csv: the same content stands under different labels 1 time(s), such as that of 'pics/cat/0.png'; "
         "in train, the first label in the order of the classes is kept\n"
     )

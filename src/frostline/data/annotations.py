@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def annotated_source(
     *,
     classes: Sequence[str] | None,
     places: Mapping[str, str],
-    ignored: int = 0,
+    ignored: tuple[str, ...] = (),
 ) -> Source:
     """Return the source of these images; its classes are the chosen ones, or those of `train` by name.
 
@@ -135,7 +136,7 @@ def annotated_source(
         splits: `train`, and `val` and `test` where there are any.
         classes: The classes to find; what is of another one is background. None for all.
         places: The config key and the list of each split, for messages.
-        ignored: Files that are none of its examples.
+        ignored: Files that are none of its examples, by name.
 
     Raises:
         DataError: An image cannot be read or is of another size than its annotation says, a box lies outside, or a
@@ -212,6 +213,9 @@ class _Boxes:
 
     def _keeps(self, each: NamedBox, size: tuple[int, int]) -> bool:
         """Tell whether an object is one to find; of what is not, keep the count."""
+        if not all(map(isfinite, each.box)):
+            problem = f"{each.where}, '{each.name}' at {_plain(each.box)}, is not finite"
+            raise DataError(f"data.root={self._root}: {problem}; correct or remove it")
         if each.name not in self._index:
             if self._strict:
                 problem = f"{each.where} is a '{each.name}', which no training image has"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +13,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
 from frostline.data.examples import Examples, Source, chosen
-from frostline.data.image_tree import read_tree
+from frostline.data.image_tree import OUTSIDE, read_tree
 from frostline.data.images import ImageData
 from frostline.data.pixels import ArrayImages
 from frostline.errors import DataError
@@ -28,6 +29,8 @@ class Cifar10(ImageData):
         download: Fetch the original into `root` where nothing is there yet.
         classes: Which classes to tell apart; None for all ten. Their labels are their places in this list.
     """
+
+    left_out: ClassVar[str] = OUTSIDE
 
     root: str = "data"
     download: bool = True

@@ -1,12 +1,13 @@
 """COCO: the boxes of all images of a split in one JSON file."""
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from frostline.data.annotations import Annotated, NamedBox, annotated_source
 from frostline.data.detection import DetectionData, folder_of
@@ -40,6 +41,8 @@ class Coco(DetectionData):
         test_images: The folder of the test images, likewise.
     """
 
+    left_out: ClassVar[str] = "image(s) are left out, as no file of annotations lists them"
+
     root: str
     train: str | None = None
     val: str | None = None
@@ -59,16 +62,23 @@ class Coco(DetectionData):
 def _read(root: str, folder: Path, files: Files, classes: tuple[str, ...] | None) -> Source:
     splits: dict[str, list[Annotated]] = {}
     places: dict[str, str] = {}
-    ignored = 0
+    folders: list[Path] = []
     for split, given, images in files:
         file = _annotations(root, folder, split, given)
         if file is not None:
             base = _images(root, folder, split, file, images)
             splits[split] = _File(root, folder, file).annotated(base)
             places[split] = f"data.{split}={given}" if given else f"data.root={root}/annotations/{file.name}"
-            listed = {each.file for each in splits[split]}
-            ignored += sum(f.suffix.lower() in IMAGE_SUFFIXES and f not in listed for f in base.iterdir())
+            folders.append(base)
+    ignored = _unlisted(folder, folders, {each.file for examples in splits.values() for each in examples})
     return annotated_source(root, splits, classes=classes, places=places, ignored=ignored)
+
+
+def _unlisted(folder: Path, folders: Iterable[Path], listed: Set[Path]) -> tuple[str, ...]:
+    """Return the images in these folders that no split lists; splits may share a folder."""
+    found = {file for base in folders for file in base.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
+    unlisted = (file for file in found - listed if not file.name.startswith("."))
+    return tuple(sorted(os.path.relpath(file, folder) for file in unlisted))
 
 
 def _annotations(root: str, folder: Path, split: str, given: str | None) -> Path | None:
@@ -151,7 +161,7 @@ class _File:
         said = row.get("bbox")
         try:
             left, top, width, height = (float(each) for each in (said if isinstance(said, list) else ()))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             problem = f"{where}, '{name}', has no bbox of four numbers (x, y, width, height); correct or remove it"
             raise DataError(f"data.root={self._root}: {problem}") from None
         box = (left, top, left + width, top + height)

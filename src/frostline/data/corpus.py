@@ -143,17 +143,21 @@ def _hashed(key: str, file: Path, _place: Path, size: int, _changed: int) -> str
     if not file.is_file() or not size:
         raise DataError(f"{key}={file}: is {'empty' if file.is_file() else 'no file'}; choose another")
     digest, decoder, lines = sha256(), codecs.getincrementaldecoder("utf-8")(), 1
-    is_text = file.suffix.lower() != ".parquet"
+    blank = is_text = file.suffix.lower() != ".parquet"
     with file.open("rb") as stream:
         while part := stream.read(_READ):
             digest.update(part)
             try:
-                lines += decoder.decode(part).count("\n") if is_text else 0
+                text = decoder.decode(part) if is_text else ""
             except UnicodeDecodeError as error:
                 lines += part[: error.start].count(b"\n")
                 raise DataError(f"{key}={file}: line {lines} is not UTF-8; save the file as UTF-8") from error
+            lines += text.count("\n")
+            blank = blank and not text.strip("\ufeff").strip()
     if is_text and decoder.getstate()[0]:
         raise DataError(f"{key}={file}: ends within a character of UTF-8; save the file whole")
+    if blank:
+        raise DataError(f"{key}={file}: holds white space alone; choose another")
     return digest.hexdigest()
 
 

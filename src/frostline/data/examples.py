@@ -84,7 +84,7 @@ class Source:
         name: What to call the dataset in messages and records.
         classes: Class names in the order of the labels.
         splits: `train`, and `val` and `test` where the source has them.
-        ignored: Files that are none of its examples.
+        ignored: What lay beside its examples and is none of them, by name: files, or rows.
         strata: What splits are carved and shots are drawn from evenly, in the order of `Examples.labels`; by default
             the classes.
         places: The config key and the file or folder that each split comes from, where it is not the source's name.
@@ -93,7 +93,7 @@ class Source:
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, Examples]
-    ignored: int = 0
+    ignored: tuple[str, ...] = ()
     strata: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)
 

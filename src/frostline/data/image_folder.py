@@ -1,9 +1,10 @@
 """Anybody's own images, sorted into a folder per class."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from frostline.data.examples import Source, chosen
-from frostline.data.image_tree import read_tree
+from frostline.data.image_tree import OUTSIDE, read_tree
 from frostline.data.photographs import Photographs
 
 
@@ -18,6 +19,8 @@ class ImageFolder(Photographs):
         root: A folder, or a `.tar`, `.tar.gz` or `.zip` archive, which is read into memory.
         classes: Which classes to tell apart; None for all. Their labels are their places in this list.
     """
+
+    left_out: ClassVar[str] = OUTSIDE
 
     root: str
     classes: list[str] | None = None

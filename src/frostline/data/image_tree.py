@@ -8,11 +8,13 @@ import numpy as np
 
 from frostline.data.examples import Examples, Source
 from frostline.data.intact import intact_digests
-from frostline.data.listing import IMAGE_SUFFIXES, Listing, listing
+from frostline.data.listing import IMAGE_SUFFIXES, LEFT_OUT, Listing, listing
 from frostline.data.pixels import EncodedImages, Images
 from frostline.errors import DataError
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+OUTSIDE = f"{LEFT_OUT} and lie in a class folder"
+"""What there is to say of what a tree does not hold, after their number."""
 
 
 def read_tree(root: str) -> Source:
@@ -39,7 +41,7 @@ def _read(root: str, path: Path) -> Source:
         split: _examples(images, rows, {name: index[folder] for name, folder in of.items()}, digests)
         for split, of in labels.items()
     }
-    ignored = found.ignored + len(found.images) - len(files)
+    ignored = tuple(sorted({*found.ignored, *found.images} - files.keys()))
     places = {split: f"data.root={root}/{folder}" for split, folder in folders.items()}
     return Source(name=root, classes=tuple(classes), splits=splits, ignored=ignored, places=places)
 

@@ -36,7 +36,7 @@ def labelled_source(
     *,
     keys: Mapping[str, str],
     keep: Callable[[Sequence[Any]], Any] = tuple,
-    ignored: int = 0,
+    ignored: tuple[str, ...] = (),
     places: Mapping[str, str] | None = None,
 ) -> Source:
     """Return the source of these examples; its classes are those of `train`.
@@ -46,7 +46,7 @@ def labelled_source(
         splits: `train`, and `val` and `test` where there are any.
         keys: The config key that each split comes from, for messages.
         keep: Makes the source's content of the contents of all examples, by row.
-        ignored: What the files held besides.
+        ignored: What the files held besides, by name.
         places: The key and the file of each split, for messages.
 
     Raises:

@@ -16,6 +16,12 @@ from frostline.nearest import nearest
 
 IMAGE_SUFFIXES = tuple(IMG_EXTENSIONS)
 
+LEFT_OUT = f"file(s) are left out, as images end in {', '.join(IMAGE_SUFFIXES)}"
+"""What there is to say of a listing's `ignored`, after their number."""
+
+_LITTER = ("__macosx", "thumbs.db", "desktop.ini")
+"""What systems leave beside files without being asked, in lower case, where its name does not begin with a dot."""
+
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
@@ -26,12 +32,12 @@ class Listing:
     Attributes:
         images: Image files by their path inside, with `/` between names; as paths, or as bytes where they came packed.
         folders: Every folder inside, also the empty ones.
-        ignored: Number of files that are no images by their suffix.
+        ignored: Files that are no images by their suffix, by their path inside; not what systems leave there.
     """
 
     images: Mapping[str, bytes | Path]
     folders: frozenset[str]
-    ignored: int
+    ignored: tuple[str, ...]
 
 
 def listing(root: Path) -> Listing:
@@ -55,10 +61,10 @@ def listing(root: Path) -> Listing:
 def _collected(files: Iterator[tuple[str, bytes | Path | None]]) -> Listing:
     images: dict[str, bytes | Path] = {}
     folders: set[str] = set()
-    ignored = 0
+    ignored: list[str] = []
     for name, file in files:
         path = PurePosixPath(name)
-        if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        if any(part.startswith(".") or part.lower() in _LITTER for part in path.parts):
             continue
         folders.update(map(str, path.parents))
         if file is None:
@@ -66,8 +72,9 @@ def _collected(files: Iterator[tuple[str, bytes | Path | None]]) -> Listing:
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             images[str(path)] = file
         else:
-            ignored += 1
-    return Listing(images=dict(sorted(images.items())), folders=frozenset(folders - {"."}), ignored=ignored)
+            ignored.append(str(path))
+    kept, left = dict(sorted(images.items())), tuple(sorted(ignored))
+    return Listing(images=kept, folders=frozenset(folders - {"."}), ignored=left)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path | None]]:

@@ -109,7 +109,12 @@ class _Looked:
 
 
 def masked_source(
-    root: str, splits: Mapping[str, Sequence[Pair]], *, classes: Sequence[str] | None, labels: Mapping[int, int]
+    root: str,
+    splits: Mapping[str, Sequence[Pair]],
+    *,
+    classes: Sequence[str] | None,
+    labels: Mapping[int, int],
+    ignored: tuple[str, ...] = (),
 ) -> Source:
     """Return the source of these pairs, each proven to decode and to fit.
 
@@ -118,6 +123,7 @@ def masked_source(
         splits: `train`, and `val` and `test` where there are any.
         classes: Their names; None for the values that the masks of train hold, by number.
         labels: The label of each value, or NO_LABEL; with `classes=None` of the values to ignore alone.
+        ignored: Files that are none of them, by name.
 
     Raises:
         DataError: A file does not decode, sizes differ, or a mask holds a value that is no class.
@@ -135,7 +141,7 @@ def masked_source(
     digests = tuple(look.mask for look in looked)
     content = MaskedImages(pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void))
     parts = {split: _examples(content, looked, rows) for split, rows in places.items()}
-    return Source(name=root, classes=tuple(classes), splits=parts, strata=(STRATUM,))
+    return Source(name=root, classes=tuple(classes), splits=parts, ignored=ignored, strata=(STRATUM,))
 
 
 def _examples(content: MaskedImages, looked: Sequence[_Looked], rows: Places) -> "MaskedExamples":

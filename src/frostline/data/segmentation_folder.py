@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from frostline.batch import NO_LABEL
 from frostline.data.examples import Source
 from frostline.data.image_tree import SPLIT_FOLDERS
-from frostline.data.listing import IMAGE_SUFFIXES, listing
+from frostline.data.listing import IMAGE_SUFFIXES, Listing, listing
 from frostline.data.masks import Pair, masked_source
 from frostline.data.segmentation import SegmentationData
 from frostline.data.table import text_lines
@@ -46,26 +46,31 @@ class SegmentationFolder(SegmentationData):
 @lru_cache(maxsize=4)
 def _read(root: str, folder: Path, classes: tuple[str, ...] | None, ignore: int) -> Source:
     listing(folder if folder.exists() else Path(root))  # refuses what is no folder
-    images, masks = (_files(root, folder, name) for name in ("images", "masks"))
+    found = {name: _listed(root, folder, name) for name in ("images", "masks")}
+    images, masks = (_files(root, folder, name, inside) for name, inside in found.items())
     _refuse_unpaired(root, images, masks)
-    names = classes or _listed(folder / "classes.txt")
+    names = classes or _class_names(folder / "classes.txt")
     if names is not None and len(set(names)) < max(2, len(names)):
         raise DataError(f"data.classes={list(names)}: should name at least two classes, each once")
     labels = {value: value for value in range(len(names or ())) if value != ignore} | {ignore: NO_LABEL}
     pairs = [Pair(id=name, image=images[name], mask=masks[name]) for name in images]
-    return masked_source(root, _by_split(root, pairs), classes=names, labels=labels)
+    ignored = tuple(f"{name}/{file}" for name, inside in found.items() for file in inside.ignored)
+    return masked_source(root, _by_split(root, pairs), classes=names, labels=labels, ignored=ignored)
 
 
-def _files(root: str, folder: Path, name: str) -> dict[str, Path]:
-    """Return the images of a folder by their paths in it, without suffixes."""
-    base = folder / name
-    if not base.is_dir():
+def _listed(root: str, folder: Path, name: str) -> Listing:
+    if not (folder / name).is_dir():
         raise DataError(f"data.root={root}: there is no {name}/ in it; it should hold images/ and masks/")
-    found = sorted(file for file in base.rglob("*") if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES)
-    named = {file.relative_to(base).with_suffix("").as_posix(): file for file in found}
-    if len(named) < len(found):
-        twice = next(file for file in found if named[file.relative_to(base).with_suffix("").as_posix()] != file)
-        raise DataError(f"data.root={root}: '{twice.relative_to(folder)}' has another of its name; rename one of them")
+    return listing(folder / name)
+
+
+def _files(root: str, folder: Path, name: str, inside: Listing) -> dict[str, Path]:
+    """Return the images of a folder by their paths in it, without suffixes."""
+    named: dict[str, Path] = {}
+    for file in inside.images:
+        known = named.setdefault(PurePosixPath(file).with_suffix("").as_posix(), folder / name / file)
+        if known != folder / name / file:
+            raise DataError(f"data.root={root}: '{name}/{file}' has another of its name; rename one of them")
     if not named:
         raise DataError(f"data.root={root}: {name}/ holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return named
@@ -81,7 +86,7 @@ def _refuse_unpaired(root: str, images: dict[str, Path], masks: dict[str, Path])
             )
 
 
-def _listed(file: Path) -> tuple[str, ...] | None:
+def _class_names(file: Path) -> tuple[str, ...] | None:
     if not file.is_file():
         return None
     return tuple(line.strip() for line in text_lines("data.root", file) if line.strip())

@@ -4,11 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
 from frostline.data.examples import Examples, Places, Source
 from frostline.errors import DataError
+
+
+class Duplicate(NamedTuple):
+    """An example that is left out as its content stands elsewhere, too.
+
+    Attributes:
+        name: What people call it.
+        kept: What people call the one that is kept.
+        by: The split that keeps it.
+    """
+
+    name: str
+    kept: str
+    by: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,14 +34,14 @@ class Division:
         train: What is left for training, each content once.
         val: For every choice that is made.
         test: For the one look at the end.
-        duplicates: How many examples each split lost because their content stood elsewhere.
+        duplicates: The examples that each split lost because their content stood elsewhere.
         contradictions: Names of examples of one content and different labels, two for each such content.
     """
 
     train: Examples
     val: Examples
     test: Examples
-    duplicates: Mapping[str, int]
+    duplicates: Mapping[str, Sequence[Duplicate]]
     contradictions: Sequence[tuple[str, str]]
 
 
@@ -48,23 +63,31 @@ def divide(source: Source, *, seed: int, val_fraction: float, test_fraction: flo
     return Division(**splits, duplicates=duplicates, contradictions=contradictions(source))
 
 
-def without_duplicates(splits: Mapping[str, Examples]) -> tuple[dict[str, Examples], dict[str, int]]:
+def without_duplicates(splits: Mapping[str, Examples]) -> tuple[dict[str, Examples], dict[str, list[Duplicate]]]:
     """Drop content that stands in two splits from the one that can spare it: test keeps it, then val, then train.
 
     The training examples also keep only one of each content; given val and test sets are otherwise left as they are.
 
     Returns:
-        The splits, each in the order of its content, and how many examples each of them lost.
+        The splits, each in the order of its content, and the examples that each of them lost.
     """
-    seen: set[str] = set()
-    kept, lost = {}, {}
+    seen: dict[str, tuple[str, str]] = {}
+    kept: dict[str, Examples] = {}
+    lost: dict[str, list[Duplicate]] = {}
     for split in [name for name in ("test", "val", "train") if name in splits]:
         examples = splits[split].by_content()
-        places = [place for place, digest in enumerate(examples.digests) if digest not in seen]
-        if split == "train":
-            places = list({examples.digests[place]: place for place in reversed(places)}.values())[::-1]
-        kept[split], lost[split] = examples.take(np.array(places, dtype=np.int64)), len(examples) - len(places)
-        seen.update(examples.digests)
+        places: list[int] = []
+        lost[split] = []
+        own: dict[str, tuple[str, str]] = {}
+        for place, (digest, name) in enumerate(zip(examples.digests, examples.ids, strict=True)):
+            known = seen.get(digest) or (own.get(digest) if split == "train" else None)
+            if known:
+                lost[split].append(Duplicate(name, *known))
+            else:
+                places.append(place)
+                own.setdefault(digest, (name, split))
+        kept[split] = examples.take(np.array(places, dtype=np.int64))
+        seen |= own
     return kept, lost
 
 

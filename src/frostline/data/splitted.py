@@ -1,6 +1,7 @@
 """What every dataset shares, whatever its examples are: exact splits, exact order, exact resumption, a fingerprint."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar
@@ -12,12 +13,17 @@ from torch.utils.data import DataLoader, Sampler
 
 from frostline.batch import Batch
 from frostline.data.examples import Examples, Source
+from frostline.data.intact import some_of
+from frostline.data.listing import LEFT_OUT
 from frostline.data.order import EpochOrder, Share, leaves_one_over
 from frostline.data.split import Split, as_fetched
-from frostline.data.splits import Division, divide, draw_shots
+from frostline.data.splits import Division, Duplicate, divide, draw_shots
 from frostline.seeds import stream
 
 SPLITS = ("train", "val", "test")
+
+_NAMED = 20
+"""Names that a record has of each thing that is left out."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -39,6 +45,8 @@ class SplittedData(pl.LightningDataModule, ABC):
     """What its targets are good for: data, model and objective of a run share a task."""
     sized_by: ClassVar[str] = "data.image_size"
     """The key that says how large an example is shown."""
+    left_out: ClassVar[str] = LEFT_OUT
+    """What the source's `ignored` are and why they are none of its examples, in words, after their number."""
 
     seed: int
     batch_size: Annotated[int, Gt(0)] = 64
@@ -146,15 +154,37 @@ class SplittedData(pl.LightningDataModule, ABC):
             "classes": self.class_names,
             "fingerprint": self.fingerprint(),
             "splits": {split: self._describe(split) for split in SPLITS},
-            "duplicates_removed": dict(self._division().duplicates),
+            "duplicates_removed": {split: len(lost) for split, lost in self._division().duplicates.items()},
+            "duplicates": {split: _some(lost) for split, lost in self._division().duplicates.items()},
             "contradictory_labels": len(self._division().contradictions),
-            "ignored_files": self.source().ignored,
+            "contradictions": [list(pair) for pair in self._division().contradictions[:_NAMED]],
+            "ignored_files": len(self.source().ignored),
+            "ignored": list(self.source().ignored[:_NAMED]),
             **self.shown(),
             **{name: getattr(self, name) for name in drawing},
         }
 
     def remarks(self) -> list[str]:
         """Return sentences on what a person should know of the data although it is no mistake."""
+        return [*self._ignored(), *self._duplicate(), *self._contradictory()]
+
+    def _ignored(self) -> list[str]:
+        ignored, name = self.source().ignored, self.source().name
+        some = some_of([f"'{each}'" for each in ignored])
+        return [f"{name}: {len(ignored)} {self.left_out}: {some}"] if ignored else []
+
+    def _duplicate(self) -> list[str]:
+        lost = {split: found for split, found in self._division().duplicates.items() if found}
+        if not lost:
+            return []
+        pairs = [(split, each) for split, found in lost.items() for each in found]
+        split, one = next((pair for pair in pairs if pair[0] != pair[1].by), pairs[0])
+        counts = ", ".join(f"{len(found)} of {split}" for split, found in lost.items())
+        told = f"{len(pairs)} example(s) are left out ({counts}), as their content stands elsewhere too"
+        again = "stands there twice" if (one.name, split) == (one.kept, one.by) else f"is '{one.kept}' of {one.by}"
+        return [f"{self.source().name}: {told}, such as '{one.name}' of {split}, which {again}"]
+
+    def _contradictory(self) -> list[str]:
         if not (found := self._division().contradictions):
             return []
         one, other = found[0]
@@ -205,3 +235,7 @@ class SplittedData(pl.LightningDataModule, ABC):
             generator=torch.Generator().manual_seed(stream(self.seed, "workers")),
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _some(lost: Sequence[Duplicate]) -> list[dict[str, str]]:
+    return [each._asdict() for each in lost[:_NAMED]]

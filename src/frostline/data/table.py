@@ -182,8 +182,10 @@ class _Table:
         }
         if self.separator is not None:
             return self._separated
+        if self.file.suffix.lower() == ".json":
+            raise self._error("a JSON array is not read; save it as .jsonl, which has one object a line")
         if self.file.suffix.lower() not in readers:
-            raise self._error(f"it ends in none of {', '.join(readers)}; rename it")
+            raise self._error(f"it ends in none of {', '.join(readers)}; save it as one of these")
         return readers[self.file.suffix.lower()]
 
     def _lines(self) -> Iterator[tuple[int, str]]:
@@ -251,6 +253,7 @@ class _Table:
         if first is None:
             raise self._error("it is empty; a table has a line of column names and a line for each example")
         header = first[1]
+        self._refuse_other_separators(header)
         self.named = self._is_header(header)
         places = [self._place(column, header) for column in self.columns]
         for number, fields in lines if self.named else chain([first], lines):
@@ -260,6 +263,14 @@ class _Table:
             if self.named and len(fields) > len(header):
                 raise self._error(f"line {number} has {len(fields)} fields, and the header {len(header)}")
             yield number, [fields[place] for place in places]
+
+    def _refuse_other_separators(self, header: Sequence[str]) -> None:
+        """Refuse a .csv whose first line another separator than a comma cuts into the fields that are asked for."""
+        other = next((each for each in ";\t" if len(header) == 1 and each in header[0]), None)
+        if other is None or self.separator is not None or self.file.suffix.lower() != ".csv":
+            return
+        if len(self.columns) > 1 or self.columns[0].among(header[0].split(other)) is not None:
+            raise self._error(f"it is read with commas, but its first line is {header[0]!r}; save it with commas")
 
     def _is_header(self, fields: Sequence[str]) -> bool:
         if any(isinstance(column.asked, str) for column in self.columns):
@@ -281,9 +292,12 @@ class _Table:
         if (found := column.among(names)) is not None:
             return found
         has = f"{self.file if line is None else f'{self.file}:{line}'} has {', '.join(map(repr, names))}"
+        wanted = column.names[0] if column.asked is None else str(column.asked)
+        meant = nearest(wanted, names)
+        hint = f"did you mean '{meant}'?" if meant else None
         if column.asked is None:
-            raise DataError(f"{column.key}: {has}, and no '{column.names[0]}'; say which column it is")
-        raise DataError(f"{column.key}={column.asked}: {has}, and no such column; name one of these")
+            raise DataError(f"{column.key}: {has}, and no '{wanted}'; {hint or 'say which column it is'}")
+        raise DataError(f"{column.key}={wanted}: {has}, and no such column; {hint or 'name one of these'}")
 
     def _asked(self, places: Sequence[int]) -> str:
         """Say which key asks for the field that lies furthest."""

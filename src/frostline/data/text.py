@@ -36,6 +36,7 @@ class TextFiles(TokenData):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    left_out: ClassVar[str] = "row(s) are left out, as they have no text"
 
     train: str
     val: str | None = None
@@ -53,14 +54,9 @@ class TextFiles(TokenData):
         encodings, over_long = self.spec.encoded(texts, longest=self.longest)
         return TextSplit(examples, ids=[each.ids for each in encodings], spec=self.spec, over_long=over_long)
 
-    def remarks(self) -> list[str]:
-        """Say how many rows have no text, and how many texts are cut."""
-        empty = self.source().ignored
-        return [*([f"data: {empty} rows have no text and are left out"] if empty else []), *super().remarks()]
-
     def shown(self) -> dict[str, Any]:
         """Return what `TokenData` tells, and how many rows were left out because they have no text."""
-        return {**super().shown(), "without_text": self.source().ignored}
+        return {**super().shown(), "without_text": len(self.source().ignored)}
 
 
 class TextSplit(TokenSplit):
@@ -78,7 +74,7 @@ def _read(files: Tables, text: str | int | None, label: str | int | None) -> Sou
         Column(key="data.label", asked=label, names=("label",), place=1),
     )
     splits = {split: _labelled(split, file, columns) for split, file in files.paths}
-    empty = sum(not example.content.strip() for examples in splits.values() for example in examples)
+    empty = tuple(each.name for examples in splits.values() for each in examples if not each.content.strip())
     filled = {split: [each for each in examples if each.content.strip()] for split, examples in splits.items()}
     keys = {split: f"data.{split}" for split in filled}
     return labelled_source(files.name, filled, keys=keys, ignored=empty, places=files.places)

@@ -1,21 +1,25 @@
 """Pascal VOC: an XML file of boxes for each image, and lists of images for each split."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from frostline.data.annotations import Annotated, NamedBox, annotated_source
 from frostline.data.detection import DetectionData, folder_of
 from frostline.data.examples import Source
-from frostline.data.listing import IMAGE_SUFFIXES
+from frostline.data.listing import LEFT_OUT, Listing, listing
 from frostline.data.table import text_lines
 from frostline.errors import DataError
 from frostline.nearest import nearest
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FLAG = re.compile(r"\s+(-1|0|1)$")
+"""What the list of a class says behind a name: 1 that it is in the image, -1 that it is not, 0 that it is difficult."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -31,6 +35,8 @@ class Voc(DetectionData):
         root: The folder that holds `JPEGImages` and `Annotations`, or one above it.
     """
 
+    left_out: ClassVar[str] = f"{LEFT_OUT} and stand in the lists of ImageSets/Main, where there are any"
+
     root: str
 
     def source(self) -> Source:
@@ -42,9 +48,10 @@ class Voc(DetectionData):
 @lru_cache(maxsize=4)
 def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     base = _base(root, folder)
-    images = _images(root, base / "JPEGImages")
+    found = listing(base / "JPEGImages")
+    images = _images(root, base / "JPEGImages", found)
     annotations = {f.stem: f for f in sorted((base / "Annotations").glob("*.xml"))}
-    lists = _lists(root, base / "ImageSets" / "Main")
+    lists = _lists(root, base / "ImageSets" / "Main", images)
     if not lists:
         _refuse_unpaired(root, images, annotations)
         lists = {"train": list(annotations)}
@@ -54,12 +61,14 @@ def _read(root: str, folder: Path, classes: tuple[str, ...] | None) -> Source:
     listed = {name for names in lists.values() for name in names}
     main = Path(root) / base.relative_to(folder) / "ImageSets" / "Main"
     places = {split: f"data.root={main / split}.txt" for split in splits}
-    return annotated_source(root, splits, classes=classes, places=places, ignored=len(images.keys() - listed))
+    unlisted = (images[name].relative_to(base / "JPEGImages").as_posix() for name in images.keys() - listed)
+    ignored = tuple(sorted((*found.ignored, *unlisted)))
+    return annotated_source(root, splits, classes=classes, places=places, ignored=ignored)
 
 
-def _images(root: str, folder: Path) -> dict[str, Path]:
+def _images(root: str, folder: Path, found: Listing) -> dict[str, Path]:
     """Return the images of a folder by their names without suffixes, by which lists and annotations call them."""
-    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.suffix.lower() in IMAGE_SUFFIXES]
+    files = [folder / name for name in found.images]
     named = {file.stem: file for file in files}
     if twice := [file for file in files if named[file.stem] != file]:
         both = f"'{twice[0].relative_to(folder)}' and '{named[twice[0].stem].relative_to(folder)}'"
@@ -82,12 +91,12 @@ def _base(root: str, folder: Path) -> Path:
     return found[0]
 
 
-def _lists(root: str, folder: Path) -> dict[str, list[str]]:
+def _lists(root: str, folder: Path, images: Container[str]) -> dict[str, list[str]]:
     """Return the images' names of each split that has a list."""
     files = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
     if not files["train"].is_file():
         files["train"] = folder / "trainval.txt"
-    lists = {split: _names(file) for split, file in files.items() if file.is_file()}
+    lists = {split: _names(file, images) for split, file in files.items() if file.is_file()}
     if lists and "train" not in lists:
         raise DataError(f"data.root={root}: ImageSets/Main has no train.txt; add it, or remove ImageSets/")
     for split, names in lists.items():
@@ -96,9 +105,10 @@ def _lists(root: str, folder: Path) -> dict[str, list[str]]:
     return lists
 
 
-def _names(file: Path) -> list[str]:
-    lines = text_lines("data.root", file)
-    return list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+def _names(file: Path, images: Container[str]) -> list[str]:
+    """Return the names that a list's lines begin with, spaces in them kept; a number may be the end of one."""
+    lines = [line.strip() for line in text_lines("data.root", file)]
+    return list(dict.fromkeys(line if line in images else _FLAG.sub("", line) for line in lines if line))
 
 
 def _refuse_unpaired(root: str, images: Mapping[str, Path], annotations: Mapping[str, Path]) -> None:

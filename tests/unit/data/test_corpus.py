@@ -284,6 +284,8 @@ def test_batches_are_padded(tmp_path: Path, masked: TextInput, others: dict[str,
     ("content", "sentence"),
     [
         (b"", "data.train={}: is empty; choose another"),
+        (b" \n\t\r\n" * 9, "data.train={}: holds white space alone; choose another"),
+        (b"\xef\xbb\xbf\r\n", "data.train={}: holds white space alone; choose another"),
         (b"warm\n\ndull\xff\n", "data.train={}: line 3 is not UTF-8; save the file as UTF-8"),
     ],
 )
@@ -298,10 +300,11 @@ def test_files_are_looked_at_before_the_network_exists(content: bytes, sentence:
 def test_a_text_of_nothing_and_a_tokenizer_without_ends_are_refused(
     tmp_path: Path, masked: TextInput, causal: TextInput, others: dict[str, str]
 ) -> None:
-    file = tmp_path / "a.txt"
-    file.write_text("\n \n")
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": null}\n')
     with pytest.raises(DataError, match=r"^data.train: holds no text of more than one token; choose another file$"):
         blocks_of(Corpus(seed=0, train=str(file)), masked)
+    file = tmp_path / "a.txt"
     file.write_text("warm\n")
     causal.tokenizer.eos_token = None
     with pytest.raises(RequestError, match=r"^model.tokenizer: a corpus needs an eos_token, and this tokenizer has"):

@@ -211,6 +211,43 @@ def test_trainval_stands_for_train_and_what_lacks_is_carved(tmp_path) -> None:
     assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [8, 2, 4]
 
 
+def test_names_in_lists_may_hold_spaces_and_have_a_flag_behind_them(tmp_path) -> None:
+    root = voc(tmp_path)
+    for place, name in enumerate(("my cat", "my cat 1", "my dog", "0 1")):
+        add_voc(root, name, 50 + place, drawn_boxes(place))
+    (root / "ImageSets/Main/train.txt").write_text("my cat  1\nmy cat 1\nmy dog -1\n0 1\n0000  0\n0001\t-1\n0002\n")
+    data = at(root)
+    assert sorted(data.example_ids("train")) == ["0 1", "0000", "0001", "0002", "my cat", "my cat 1", "my dog"]
+
+
+def test_a_listed_name_that_is_not_there_is_told_whole(tmp_path) -> None:
+    (voc(tmp_path) / "ImageSets/Main/train.txt").write_text("no such picture  1\n")
+    way_out = "add it, or remove the line from ImageSets/Main/train.txt"
+    told = f"data.root={tmp_path}: train lists 'no such picture', which has no image in JPEGImages/; {way_out}"
+    assert refusal(tmp_path) == told
+
+
+def test_images_in_no_list_and_files_of_unknown_suffixes_are_told(tmp_path) -> None:
+    assert at(voc(tmp_path / "plain")).remarks() == []
+    root = voc(tmp_path / "more")
+    picture(99, []).save(root / "JPEGImages" / "unlisted.png")
+    (root / "JPEGImages" / "a.heic").write_bytes(b"heic")
+    (told,) = at(root).remarks()
+    assert told.startswith(f"{root}: 2 file(s) are left out, as images end in .jpg, ")
+    assert told.endswith("stand in the lists of ImageSets/Main, where there are any: 'a.heic', 'unlisted.png'")
+
+
+def test_images_that_no_file_of_annotations_lists_are_told_also_where_splits_share_a_folder(tmp_path) -> None:
+    root = coco(tmp_path)
+    (root / "train2017").rename(root / "images")
+    for file in (root / "val2017").iterdir():
+        file.rename(root / "images" / file.name)
+    (root / "val2017").rmdir()
+    picture(99, []).save(root / "images" / "other.png")
+    (told,) = ready(Coco(root=str(root), seed=0)).remarks()
+    assert told == f"{root}: 1 image(s) are left out, as no file of annotations lists them: 'images/other.png'"
+
+
 def test_a_folder_above_is_enough(tmp_path) -> None:
     voc(tmp_path / "VOCdevkit" / "VOC2007")
     assert len(at(tmp_path).drawn("train")) == 8
@@ -238,7 +275,7 @@ def test_one_image_with_different_boxes_is_told_and_with_the_same_is_not(tmp_pat
     data = at(root)
     assert data.describe()["contradictory_labels"] == 1
     assert data.describe()["duplicates_removed"] == {"train": 2}
-    assert data.remarks() == [
+    assert data.remarks()[1:] == [
         f"{root}: the same content stands under different labels 1 time(s), such as '0002' and '0003'; "
         "in train, the annotation of the first name is kept"
     ]
@@ -248,7 +285,7 @@ def test_one_image_with_different_boxes_in_two_splits_is_told(tmp_path) -> None:
     root = voc(tmp_path)
     (root / "JPEGImages" / "0000.png").write_bytes((root / "JPEGImages" / "0012.png").read_bytes())
     (root / "Annotations" / "0000.xml").write_text(xml([("apple", 1, 2, 20, 30)]))
-    (told,) = at(root).remarks()
+    _, told = at(root).remarks()
     assert "such as '0000' and '0012'" in told
 
 
@@ -271,6 +308,29 @@ def spoil(root: Path, boxes, **annotation) -> Path:
 def test_a_box_outside_is_refused_with_its_place(tmp_path) -> None:
     told = refusal(spoil(voc(tmp_path), [("leaf", 1, 2, 9, 9), ("apple", 64, 3, 80, 9)]))
     assert "Annotations/0000.xml object 2, 'apple' at (64, 3, 80, 9), lies outside its image of 64x48 pixels" in told
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("place", range(4))
+def test_a_box_of_coco_that_is_not_finite_is_refused_with_its_id(tmp_path, number: str, place: int) -> None:
+    root = coco(tmp_path)
+    box = ["4", "5", "20", "18"]
+    box[place] = number
+    file = root / "annotations/instances_train2017.json"
+    file.write_text(re.sub(r'("id": 1, .*?"bbox": )\[.*?\]', rf"\1[{', '.join(box)}]", file.read_text(), count=1))
+    told = refusal(root, Coco)
+    assert told.startswith(f"data.root={root}: annotations/instances_train2017.json annotation 1, 'apple' at (")
+    assert told.endswith("), is not finite; correct or remove it")
+    assert refusal(root, Coco, classes=["leaf"]) == told
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_box_of_voc_that_is_not_finite_is_refused_with_its_place(tmp_path, number: str) -> None:
+    told = refusal(spoil(voc(tmp_path), [("leaf", 1, 2, 9, number)]))
+    assert told == (
+        f"data.root={tmp_path}: Annotations/0000.xml object 1, 'leaf' at (1, 2, 9, {number}), is not finite; "
+        "correct or remove it"
+    )
 
 
 def test_a_class_that_train_lacks_is_refused(tmp_path) -> None:
@@ -377,6 +437,7 @@ def test_a_crowd_is_for_evaluation_only(tmp_path) -> None:
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "has two images of id 0"),
         ('"annotations"', '"annotation"', "has no list of annotations, which COCO's files of instances have"),
         ('"bbox": [', '"bbox": ["x", ', "annotation 1, 'apple', has no bbox of four numbers"),
+        ('"bbox": [', f'"bbox": [1{"0" * 400}, ', "annotation 1, 'apple', has no bbox of four numbers"),
         ('"bbox"', '"box"', "annotation 1, 'apple', has no bbox of four numbers (x, y, width, height); correct or"),
         ('"bbox": [', '"bbox": "1234", "b": [', "annotation 1, 'apple', has no bbox of four numbers"),
         ('"name": "leaf"', '"title": "leaf"', "has no name in category 3, which should be a text; correct it"),

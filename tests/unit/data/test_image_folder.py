@@ -130,18 +130,73 @@ def test_a_planted_copy_of_a_test_image_leaves_train(plant) -> None:
     data = folder(root)
     assert sizes(data) == (16, 16, 16)
     assert data.describe()["duplicates_removed"] == {"test": 0, "val": 1, "train": 2}
+    said = data.describe()["duplicates"]
+    assert said["val"] == [{"name": "val/dog/copy.png", "kept": "test/dog/001.png", "by": "test"}]
+    assert {each["name"]: (each["kept"], each["by"]) for each in said["train"]} == {
+        "train/cat/copy.png": ("test/cat/000.png", "test"),
+        "train/cat/other.png": ("val/cat/002.png", "val"),
+    }
+    assert data.remarks() == [
+        f"{root}: 3 example(s) are left out (1 of val, 2 of train), as their content stands elsewhere too, "
+        "such as 'val/dog/copy.png' of val, which is 'test/dog/001.png' of test"
+    ]
+
+
+def test_a_copy_over_splits_is_told_before_one_within_train_and_records_name_twenty(plant) -> None:
+    root = plant({f"{split}/{pet}": 8 for split in ("train", "val", "test") for pet in ("cat", "dog")})
+    for number in range(25):
+        shutil.copy(root / "train/cat/000.png", root / f"train/cat/again{number:02d}.png")
+        shutil.copy(root / "train/dog/000.png", root / f"train/cat/other{number:02d}.png")
+    assert folder(root).remarks()[0].split(" example(s)")[0] == f"{root}: 50"
+    shutil.copy(root / "test/dog/001.png", root / "train/dog/copy.png")
+    more = root.rename(root.with_name("more"))
+    data = folder(more)
+    assert data.remarks()[0] == (
+        f"{more}: 51 example(s) are left out (51 of train), as their content stands elsewhere too, "
+        "such as 'train/dog/copy.png' of train, which is 'test/dog/001.png' of test"
+    )
+    assert len(data.describe()["duplicates"]["train"]) == 20
+    assert (data.describe()["contradictory_labels"], data.describe()["contradictions"]) == (
+        1,
+        [["train/cat/other00.png", "train/dog/000.png"]],
+    )
 
 
 def test_other_files_and_hidden_ones_are_passed_over_and_counted(plant) -> None:
     root = plant({"cat": 10, "dog": 10, ".ipynb_checkpoints": 3})
     (root / "cat/notes.txt").write_text("purrs")
     (root / "labels.csv").write_text("a,b")
-    (root / "dog/.DS_Store").write_text("")
+    for litter in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (root / "dog" / litter).write_text("")
     shutil.copy(root / "cat/000.png", root / "cover.png")
     data = folder(root)
     assert data.class_names == ["cat", "dog"]
     assert sum(sizes(data)) == 20
     assert data.describe()["ignored_files"] == 3
+    assert data.describe()["ignored"] == ["cat/notes.txt", "cover.png", "labels.csv"]
+
+
+def test_images_of_an_unknown_suffix_are_told_by_name_however_many(plant, tmp_path) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    assert folder(root).remarks() == []
+    more = shutil.copytree(root, tmp_path / "more")
+    for number in range(25):
+        (more / f"cat/{number:03d}.heic").write_bytes(b"heic")
+    (more / "dog/picture").write_bytes((root / "dog/000.png").read_bytes())
+    (said,) = folder(more).remarks()
+    assert said == (
+        f"{more}: 26 file(s) are left out, as images end in {SUFFIXES} and lie in a class folder: 'cat/000.heic', "
+        "'cat/001.heic', 'cat/002.heic', 'cat/003.heic', 'cat/004.heic' and 21 more"
+    )
+    told = folder(more).describe()
+    assert (told["ignored_files"], told["ignored"]) == (26, [f"cat/{number:03d}.heic" for number in range(20)])
+
+
+def test_files_that_an_archive_holds_besides_are_told(plant, tmp_path) -> None:
+    root = plant({"cat": 10, "dog": 10})
+    (root / "cat/notes.txt").write_text("purrs")
+    (said,) = folder(packed_zip(root, tmp_path / "pics.zip")).remarks()
+    assert said.endswith("and lie in a class folder: 'pics/cat/notes.txt'")
 
 
 def test_augmentation_cuts_out_of_the_whole_image_the_same_way_with_any_number_of_workers(plant) -> None:

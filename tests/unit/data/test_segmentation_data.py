@@ -55,6 +55,25 @@ def test_splits_that_are_there_are_kept_and_classes_may_stand_in_a_file(tmp_path
     assert json.loads(json.dumps(data.describe())) == data.describe()
 
 
+def test_files_of_unknown_suffixes_in_both_folders_are_told(tmp_path: Path) -> None:
+    root = plant(tmp_path / "plain", 20)
+    assert folder(root).remarks() == []
+    more = plant(tmp_path / "more", 20)
+    for name in ("images/a.heic", "images/Thumbs.db", "images/._000.png", "masks/a.npy"):
+        (more / name).write_bytes(b"other")
+    data = folder(more)
+    (told,) = data.remarks()
+    assert told.startswith(f"{more}: 2 file(s) are left out, as images end in .jpg, ")
+    assert told.endswith(", .webp: 'images/a.heic', 'masks/a.npy'")
+    assert data.describe()["ignored"] == ["images/a.heic", "masks/a.npy"]
+
+
+def test_two_images_that_differ_in_their_suffix_alone_are_refused(tmp_path: Path) -> None:
+    root = plant(tmp_path)
+    (root / "images/003.bmp").write_bytes((root / "images/003.png").read_bytes())
+    assert refusal(root) == f"data.root={root}: 'images/003.png' has another of its name; rename one of them"
+
+
 def test_a_value_that_no_mask_of_train_holds_is_no_class(tmp_path: Path) -> None:
     root = plant(tmp_path, 8, split="train")
     plant(root, 4, split="val", first=50)
@@ -335,7 +354,8 @@ def test_an_image_in_two_splits_is_kept_in_one_and_counted(tmp_path: Path) -> No
     data = folder(tmp_path)
     assert [len(data.drawn(split)) for split in ("train", "val", "test")] == [7, 3, 3]
     assert data.describe()["duplicates_removed"] == {"train": 1, "val": 0, "test": 0}
-    assert data.remarks() == []
+    (told,) = data.remarks()
+    assert told.endswith("stands elsewhere too, such as 'train/007' of train, which is 'val/007' of val")
 
 
 def test_one_image_with_two_masks_is_told(tmp_path: Path) -> None:
@@ -344,7 +364,7 @@ def test_one_image_with_two_masks_is_told(tmp_path: Path) -> None:
     redraw(tmp_path, "copy", np.zeros((8, 16), dtype=np.uint8))
     data = folder(tmp_path)
     assert data.describe()["contradictory_labels"] == 1
-    (told,) = data.remarks()
+    _, told = data.remarks()
     assert "the same content stands under different labels 1 time(s), such as '003' and 'copy'" in told
     assert told.endswith("in train, the mask of the first name is kept")
     kept = [data.example_ids(split) for split in ("train", "val", "test")]

@@ -156,7 +156,10 @@ def sentence_of(file: Path, columns: dict[str, str | int] | None = None, **optio
         ("t.csv", b"text,label\na,1\nF\xfc\xdfe,2\n", "line 3 is not UTF-8; save the file as UTF-8"),
         ("t.jsonl", '{"text":"a","label":1}\n[1]\n', "line 2 is no JSON object, such as {...}"),
         ("t.jsonl", '{"text":"a"\n', "line 1 is no JSON (Expecting ',' delimiter: line 1 column 12 (char 11))"),
-        ("t.xlsx", "PK", "it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; rename it"),
+        ("t.xlsx", "PK", "it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; save it as one of these"),
+        ("t.json", '[{"text":"a","label":1}]', "a JSON array is not read; save it as .jsonl, which has one object a line"),  # noqa: E501
+        ("t.csv", "text;label\na, b;1\n", "it is read with commas, but its first line is 'text;label'; save it with commas"),  # noqa: E501
+        ("t.csv", "text\tlabel\na\t1\n", r"it is read with commas, but its first line is 'text\tlabel'; save it with commas"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_a_problem_has_a_line(tmp_path: Path, name: str, content: str | bytes, problem: str) -> None:
@@ -177,8 +180,30 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, 
     file = write(tmp_path)
     said = sentence_of(file, {"data.text": "text", "data.label": "lable"})
     assert said.startswith(f"data.label=lable: {file} has '")
+    assert said.endswith(", and no such column; did you mean 'label'?")
+
+
+@pytest.mark.parametrize("write", [as_csv, as_parquet, as_jsonl])
+def test_a_column_that_is_far_from_all_is_told_with_the_way_out(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    file = write(tmp_path)
+    said = sentence_of(file, {"data.text": "text", "data.label": "zzz"})
     assert said.endswith(", and no such column; name one of these")
-    assert "'label'" in said
+
+
+def test_a_csv_of_one_column_may_hold_semicolons_but_not_in_place_of_commas(tmp_path: Path) -> None:
+    asked = [Column(key="data.text", asked=None, names=("text",))]
+    plain = lines(tmp_path, "one; two\nthree\n")
+    assert [row.values for row in read_rows("data.train", str(plain), asked)] == [("one; two",), ("three",)]
+    other = lines(tmp_path, "id;text\n1;one\n", "other.csv")
+    with pytest.raises(DataError, match="it is read with commas, but its first line is 'id;text'; save it with commas"):
+        list(read_rows("data.train", str(other), asked))
+
+
+def test_an_unsaid_column_is_told_with_the_one_that_is_near(tmp_path: Path) -> None:
+    file = lines(tmp_path, '{"text":"a","labels":1}\n', "t.jsonl")
+    with pytest.raises(DataError) as caught:
+        list(read_rows("data.train", str(file), [Column(key="data.label", asked=None, names=("label",))]))
+    assert str(caught.value) == f"data.label: {file}:1 has 'text', 'labels', and no 'label'; did you mean 'labels'?"
 
 
 def test_an_object_without_a_key_is_told_with_its_line(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_file_out_of_domain_has_its_own_format_and_the_classes_of_train(tmp_pa
     data.setup()
     assert len(data.drawn("test")) == 2
     assert data.class_names == ["0", "1"]
-    assert "data: 1 rows have no text and are left out" in data.remarks()
+    assert data.remarks() == [f"{train}: 1 row(s) are left out, as they have no text: 'other.txt:3'"]
     assert data.describe()["without_text"] == 1
 
 
@@ -133,7 +133,11 @@ def test_batches_are_padded_to_their_longest_and_cut_texts_are_counted(tmp_path:
             ]
         ),
         ("a.parquet", b"PAR1", "data.train={}: it is no whole parquet file ("),
-        ("a.xls", b"x", "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; rename it"),
+        (
+            "a.xls",
+            b"x",
+            "data.train={}: it ends in none of .csv, .tsv, .txt, .jsonl, .parquet, .arrow; save it as one of these",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(
@@ -216,7 +220,7 @@ def test_sst2_and_mpqa_are_read_as_they_are(shared: Path) -> None:
     }
     source = TextFiles(seed=0, **sst2, test=str(shared / "data" / "mpqa" / "mpqa.txt")).source()
     assert {split: len(each) for split, each in source.splits.items()} == {"train": 6920, "val": 872, "test": 10603}
-    assert source.ignored == 3
+    assert len(source.ignored) == 3
     assert source.splits["test"].per_stratum(source.classes) == {"0": 7294, "1": 3309} or source.ignored
 
 

@@ -56,6 +56,14 @@ def test_an_archive_is_the_folder_that_was_packed(plant, tmp_path: Path) -> None
     assert images(tmp_path / "pics.zip").fingerprint() == images(root).fingerprint()
 
 
+def test_files_that_are_no_images_are_told(plant) -> None:
+    root = plant({"a": 20})
+    (root / "a/holiday.heic").write_bytes(b"heic")
+    (told,) = images(root).remarks()
+    assert told.startswith(f"{root}: 1 file(s) are left out, as images end in .jpg, ")
+    assert told.endswith(".webp: 'a/holiday.heic'")
+
+
 def test_there_are_no_classes_and_every_target_is_zero(plant) -> None:
     data = images(plant({".": 40}), shots=7)
     assert (data.class_names, data.tasks, len(data.drawn("train"))) == ([], ("self_supervised",), 7)
