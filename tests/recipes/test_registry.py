@@ -31,9 +31,7 @@ def test_what_the_registry_lacks_is_told_with_what_it_has(workplace: Workplace) 
     said = workplace.frostline("finetune", "init_from=models:/raeder/1")
     assert said.err == "init_from=models:/raeder/1: the registry has no model 'raeder'; did you mean 'reader'?\n"
     said = workplace.frostline("finetune", "init_from=models:/reader/7")
-    assert said.err == (
-        "init_from=models:/reader/7: 'reader' has no such version; there are /1\n"
-    )
+    assert said.err == ("init_from=models:/reader/7: 'reader' has no such version; there are /1\n")
     said = workplace.frostline("finetune", "init_from=models:/reader")
     assert said.err == (
         "init_from=models:/reader: a model of the registry is models:/NAME/VERSION or models:/NAME@ALIAS\n"

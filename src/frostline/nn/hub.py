@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from frostline.errors import RequestError, WeightsError
+from frostline.nearest import nearest
 from frostline.nn.extras import library
 
 
@@ -34,7 +35,8 @@ def configuration(name: str, entries: Mapping[str, Any], *, new: bool, own: Mapp
     """
     configs, kind = library("transformers", extra="text").AutoConfig, new and is_a_kind(name)
     read = configs.for_model if kind else partial(configs.from_pretrained, trust_remote_code=False)
-    with one_sentence("model.name", name):
+    meant = nearest(name, library("transformers", extra="text").CONFIG_MAPPING) if new and not kind else None
+    with one_sentence("model.name", name, otherwise=f", or did you mean the kind '{meant}'?" if meant else ""):
         plain = read(name)
         for entry in entries:
             if not hasattr(plain, entry):
@@ -114,8 +116,14 @@ def image_processor(name: str, config: Any, *, pretrained: bool) -> Any:
 
 
 @contextmanager
-def one_sentence(key: str, name: str) -> Iterator[None]:
-    """Silence what transformers says of a new head, and say in one sentence what it could not find."""
+def one_sentence(key: str, name: str, *, otherwise: str = "") -> Iterator[None]:
+    """Silence what transformers says of a new head, and say in one sentence what it could not find.
+
+    Args:
+        key: What asked for it.
+        name: The id or folder.
+        otherwise: Another way out, at the end of the sentence.
+    """
     logging = library("transformers", extra="text").utils.logging
     level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -129,7 +137,7 @@ def one_sentence(key: str, name: str) -> Iterator[None]:
         raise WeightsError(
             f"{key}={name}: cannot be read ({reason}); put config.json, model.safetensors and the tokenizer's files or "
             f"preprocessor_config.json of https://huggingface.co/{name} into a folder and name that, or fetch them "
-            "into $HF_HOME where there is a network"
+            f"into $HF_HOME where there is a network{otherwise}"
         ) from error
     finally:
         logging.set_verbosity(level)

@@ -85,7 +85,12 @@ class Transformer:
         rows, own = self._config.vocab_size, self.pretrained and self.tokenizer is not None
         if tokens > rows or (own and tokens < 0.9 * rows):  # some tables have spare rows, to be of a round size
             problem = f"the tokenizer has {tokens} tokens and {self.name} takes {rows}"
-            raise RequestError(f"model.tokenizer: {problem}; choose the tokenizer that these weights belong to")
+            way_out = (
+                "choose the tokenizer that these weights belong to"
+                if self.pretrained
+                else "leave vocab_size out of model.config"
+            )
+            raise RequestError(f"model.tokenizer: {problem}; {way_out}")
 
     def _config_for(self, num_classes: int) -> Any:
         config = deepcopy(self._config)

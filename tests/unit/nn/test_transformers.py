@@ -271,6 +271,12 @@ def test_a_smaller_vocabulary_than_the_weights_is_that_of_another_model(tmp_path
         TextClassifier(name=str(tmp_path / "big"), tokenizer=str(tmp_path)).input  # noqa: B018
 
 
+def test_a_misspelt_kind_of_a_new_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=r"model.name=brt: cannot be read .*, or did you mean the kind 'bert'\?$"):
+        TextClassifier(name="brt", pretrained=False, tokenizer=str(bert_like(tmp_path))).network(2)
+
+
 def test_a_kind_that_cannot_do_the_task_is_refused(tmp_path: Path) -> None:
     asked = new("gpt2", bert_like(tmp_path), MaskedLanguageModel)
     with pytest.raises(
