@@ -431,7 +431,8 @@ def test_a_failing_job_of_a_sweep_lets_the_others_run(workplace: Workplace) -> N
     own = ("~objective.loss", "objective._target_=sometimes.Sometimes", "objective.well=false,true")
     said = workplace.frostline("finetune", "-m", *TINY, "data.digits=[3,4]", *own)
     assert said.code == 1
-    assert "1 of the sweep's runs failed" in said.err
+    assert "1 of the sweep's runs failed:\nobjective.well=False: division by zero" in said.err
+    assert said.err.startswith("objective.well=False:\n")
     assert re.fullmatch(LAST_LINE, said.out.splitlines()[-1])
 
 

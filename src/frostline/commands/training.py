@@ -1,7 +1,7 @@
 """`pretrain`, `finetune` and `plan`: one run or a sweep of them, composed and launched by Hydra."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -27,6 +27,7 @@ def plan(arguments: list[str]) -> int:
 def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> int:
     """Check every run that is asked for, then let Hydra compose and launch them."""
     from frostline.config.compose import compose, expand_sweep, overrides_for_hydra
+    from frostline.config.overrides import swept
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
@@ -34,13 +35,15 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
     if set(flags) <= {"-m", "--multirun"}:
         for one in expand_sweep(overrides) if sweep else [overrides]:
             compose(verb, one)
-    failures: list[Exception] = []
-    launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], _guarded(job, failures))
+    failures: list[tuple[str, Exception]] = []
+    guarded = _guarded(job, swept(overrides), failures)
+    launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], guarded)
     if failures and sweep:
-        print(f"{len(failures)} of the sweep's runs failed:", *failures, sep="\n", file=sys.stderr)
-        return 2 if all(isinstance(failure, RequestError) for failure in failures) else 1
+        told = [f"{name}: {error}" for name, error in failures]
+        print(f"{len(failures)} of the sweep's runs failed:", *told, sep="\n", file=sys.stderr)
+        return 2 if all(isinstance(error, RequestError) for _, error in failures) else 1
     if failures:
-        raise failures[0]
+        raise failures[0][1]
     return 0
 
 
@@ -56,17 +59,27 @@ def launch(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
 
 
-def _guarded(job: Callable[[Any], Any], failures: list[Exception]) -> Callable[[Any], Any]:
+def _guarded(job: Callable[[Any], Any], keys: Set[str], failures: list[tuple[str, Exception]]) -> Callable[[Any], Any]:
     """Keep a run's failure for the end: the other runs of a sweep go on, and Hydra adds no lines of its own."""
 
     def run(cfg: Any) -> Any:
+        if (name := _name(keys)) and speaks():
+            print(f"{name}:", file=sys.stderr)
         try:
             return job(cfg)
         except Exception as error:
-            failures.append(error)
+            failures.append((name, error))
             return None
 
     return run
+
+
+def _name(keys: Set[str]) -> str:
+    """Return what tells this run of a sweep from the others, its values of these keys; nothing of a single run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    changes = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
+    return " ".join(change for change in changes if change.partition("=")[0] in keys)
 
 
 def _train(cfg: Any, verb: Any) -> float:

@@ -59,6 +59,16 @@ def expand_sweep(overrides: Sequence[str], *, limit: int = JOBS_CHECKED) -> list
     return [list(job) for job in itertools.islice(itertools.product(*values), limit)]
 
 
+def swept(overrides: Sequence[str]) -> set[str]:
+    """Return the keys that a sweep gives several values.
+
+    >>> sorted(swept(["seed=0,1", "freeze=head", "optimizer.lr=0.1,0.2"]))
+    ['optimizer.lr', 'seed']
+    """
+    changes = [change for change in map(_parsed, overrides) if isinstance(change, Override)]
+    return {change.key_or_group for change in changes if change.is_sweep_override()}
+
+
 def for_hydra(change: Override) -> str:
     """Return an override as Hydra reads it: one of a dotted key may add the key, a group set to null is left out."""
     text, key = str(change.input_line), change.key_or_group
