@@ -118,6 +118,23 @@ def test_image_and_mask_are_changed_alike_and_by_seed_epoch_and_place(tmp_path: 
     assert torch.equal(data.drawn("val").__getitems__([0]).inputs, still.drawn("val").__getitems__([0]).inputs)
 
 
+def test_a_wide_image_is_stretched_by_a_third_at_most(tmp_path: Path) -> None:
+    across, down = np.meshgrid(np.arange(64), np.arange(32))
+    for number in range(8):
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        colour = np.stack([across * 4, down * 8, np.full_like(down, number)], 2).astype(np.uint8)
+        Image.fromarray(colour).save(tmp_path / "images" / f"{number}.png")
+        redraw(tmp_path, str(number), (across > 31).astype(np.uint8))
+    split = folder(tmp_path, augment=True, image_size=32).drawn("train")
+    stretched = []
+    for image in split.__getitems__(list(range(20 * len(split)))).inputs:
+        wide, high = (255 * (image[channel].max() - image[channel].min()) / step for channel, step in ((0, 4), (1, 8)))
+        stretched.append(float((32 / high) / (64 / wide)))
+    assert 0.7 < min(stretched) < 0.85
+    assert 1.2 < max(stretched) < 1.4
+
+
 def test_another_mask_is_another_fingerprint(tmp_path: Path) -> None:
     before = folder(plant(tmp_path)).fingerprint()
     mask = np.ones((8, 16), dtype=np.uint8)
