@@ -195,7 +195,7 @@ def _parts(folder: Path) -> dict[str, list[Path]]:
     if not shards:
         way_out = "name a table, or a folder of .parquet files or one that save_to_disk left"
         raise DataError(f"data.train={folder}: there is no table in this folder; {way_out}")
-    if not any(_prefix(path) in SPLIT_FOLDERS for path in shards):
+    if not any(_prefix(path).lower() in SPLIT_FOLDERS for path in shards):
         return {"train": shards}
     return _named_parts(
         folder, {name: [path for path in shards if _prefix(path) == name] for name in map(_prefix, shards)}
@@ -225,13 +225,13 @@ def _prefix(shard: Path) -> str:
 
 
 def _named_parts(folder: Path, parts: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
-    if unknown := sorted(parts.keys() - SPLIT_FOLDERS):
+    if unknown := sorted(name for name in parts if name.lower() not in SPLIT_FOLDERS):
         way_out = "name the files that you mean with data.train, data.val and data.test"
         raise DataError(
             f"data.train={folder}: it has a split '{unknown[0]}', which is not train, val or test; {way_out}"
         )
-    splits = [SPLIT_FOLDERS[name] for name in parts]
-    if twice := sorted(name for name in parts if splits.count(SPLIT_FOLDERS[name]) > 1):
+    splits = {name: SPLIT_FOLDERS[name.lower()] for name in parts}
+    if twice := sorted(name for name, split in splits.items() if list(splits.values()).count(split) > 1):
         both = " and ".join(map(repr, twice))
-        raise DataError(f"data.train={folder}: {both} both stand for {SPLIT_FOLDERS[twice[0]]}; keep one of them")
-    return dict(zip(splits, parts.values(), strict=True))
+        raise DataError(f"data.train={folder}: {both} both stand for {splits[twice[0]]}; keep one of them")
+    return {splits[name]: files for name, files in parts.items()}

@@ -184,6 +184,20 @@ def test_a_folder_of_shards_named_after_splits(pics: Path, below: str) -> None:
     assert sizes(table(root)) == (30, 6, 4)
 
 
+def test_names_of_splits_may_begin_with_a_capital(pics: Path) -> None:
+    rows = rows_of(pics)
+    for split, part in {"Train": rows[:30], "Test": rows[30:]}.items():
+        as_parquet(pics, part, f"hub/{split}-00000-of-00001.parquet")
+        saved(pics / "saved" / split, hugging_face(pics, part))
+    (pics / "saved/dataset_dict.json").write_text('{"splits": ["Train", "Test"]}')
+    assert sizes(table(pics / "hub")) == sizes(table(pics / "saved")) == (26, 4, 10)
+    for name in ("Train", "train"):
+        as_parquet(pics, rows, f"both/{name}-00000-of-00001.parquet")
+    assert sentence_of(pics / "both") == (
+        f"data.train={pics}/both: 'Train' and 'train' both stand for train; keep one of them"
+    )
+
+
 def test_a_folder_of_shards_of_no_split_is_cut_by_content(pics: Path) -> None:
     for number in (0, 1):
         as_parquet(pics, rows_of(pics)[number::2], f"shards/{number}.parquet")
