@@ -55,6 +55,25 @@ def test_splits_that_are_there_are_kept_and_classes_may_stand_in_a_file(tmp_path
     assert json.loads(json.dumps(data.describe())) == data.describe()
 
 
+@pytest.mark.parametrize(("name", "split"), [("Valid", "val"), ("test", "test")])
+def test_without_a_folder_of_train_what_lies_in_no_other_split_is_train(tmp_path: Path, name: str, split: str) -> None:
+    root = plant(tmp_path, 8)
+    plant(root, 4, split=name, first=50)
+    data = folder(root)
+    assert sorted(data.example_ids(split)) == [f"{name}/{number:03d}" for number in range(50, 54)]
+    assert not any("/" in each for each in data.example_ids("train"))
+
+
+def test_images_of_other_splits_alone_are_never_trained_on(tmp_path: Path) -> None:
+    root = plant(plant(tmp_path, 8, split="val"), 4, split="test", first=50)
+    assert refusal(root) == f"data.root={root}: every image in it is one of val or test; add some of train"
+
+
+def test_two_names_of_one_split_are_refused(tmp_path: Path) -> None:
+    root = plant(plant(plant(tmp_path, 8, split="train"), 4, split="val", first=50), 4, split="valid", first=60)
+    assert refusal(root) == f"data.root={root}: 'val' and 'valid' both stand for val; keep one of them"
+
+
 def test_a_value_that_no_mask_of_train_holds_is_no_class(tmp_path: Path) -> None:
     root = plant(tmp_path, 8, split="train")
     plant(root, 4, split="val", first=50)
