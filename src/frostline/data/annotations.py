@@ -22,6 +22,8 @@ from frostline.nearest import did_you_mean
 STRATUM = "image"
 """An image with objects of several classes has no one class: splits and shots are drawn from all images alike."""
 
+_LEAST = 0.01
+"""Pixels of width and height below which a box may lose its area in 32 bits as it is scaled or mirrored."""
 _TURNED = range(5, 9)
 """Values of EXIF's orientation that exchange height and width."""
 _ORIENTATION = 0x0112
@@ -98,7 +100,7 @@ class Annotations:
         images: The images as they are stored, not as EXIF data would turn them: so are their boxes.
         objects: Their objects.
         clipped: Boxes that reached over the border, and end there now.
-        degenerate: Boxes without an area, left out, by file and place.
+        degenerate: Boxes of less than a hundredth of a pixel in width or height, left out, by file and place.
         left_out: Objects of classes that were not chosen, by class.
     """
 
@@ -219,12 +221,12 @@ class _Boxes:
             self.left_out[each.name] += 1
             return False
         x1, y1, x2, y2 = each.box
-        if not (x2 > x1 and y2 > y1):
-            self.degenerate.append(each.where)
-            return False
-        if x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0:
+        if x2 > x1 and y2 > y1 and (x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0):
             problem = f"{each.where}, '{each.name}' at {_plain(each.box)}, lies outside its image of {_by(size)} pixels"
             raise DataError(f"data.root={self._root}: {problem}; correct or remove it")
+        if not (min(x2, size[0]) - max(x1, 0) >= _LEAST and min(y2, size[1]) - max(y1, 0) >= _LEAST):
+            self.degenerate.append(each.where)
+            return False
         return True
 
 

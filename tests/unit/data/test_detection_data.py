@@ -191,6 +191,25 @@ def test_boxes_over_the_border_end_there_and_those_without_area_are_listed(tmp_p
     assert found["degenerate_boxes"] == ["Annotations/0000.xml object 2", "Annotations/0000.xml object 3"]
 
 
+@pytest.mark.parametrize("box", [(10, 5, 10 + 1e-9, 9), (63.9999999, 5, 80, 9), (5, -3, 9, 1e-46), (0, 5, 1e-6, 9)])
+def test_a_box_whose_area_is_lost_in_32_bits_is_listed(tmp_path, box) -> None:
+    data = at(spoil(voc(tmp_path), [("apple", *box), ("leaf", 3, 4, 30, 40)]))
+    assert data.describe()["boxes"]["degenerate_boxes"] == ["Annotations/0000.xml object 1"]
+    assert first(data, place=named(data, "train")["0000"]).targets[0]["boxes"].tolist() == [[3, 4, 30, 40]]
+
+
+@pytest.mark.parametrize("x1", [0, 1.2345678, 63.989])
+def test_the_narrowest_box_that_is_kept_has_a_width_however_it_is_shown(tmp_path, x1) -> None:
+    root = spoil(voc(tmp_path), [("apple", x1, 5, x1 + 0.0101, 9)])
+    for spec in (DetectionInput(size=7, longest=96), SEEN, DetectionInput(size=1333, longest=1333, square=True)):
+        data = at(root, spec, augment=True)
+        place = named(data, "train")["0000"]
+        for epoch in range(8):
+            (box,) = data.drawn("train")[epoch * 8 + place].inputs["targets"][0]["boxes"]
+            assert box[2] > box[0]
+            assert box[3] > box[1]
+
+
 def test_chosen_classes_leave_the_others_as_background_and_count_them(tmp_path) -> None:
     data = at(voc(tmp_path), classes=["leaf"])
     assert data.class_names == ["leaf"]
