@@ -59,15 +59,16 @@ class Coco(DetectionData):
 def _read(root: str, folder: Path, files: Files, classes: tuple[str, ...] | None) -> Source:
     splits: dict[str, list[Annotated]] = {}
     places: dict[str, str] = {}
-    ignored = 0
+    listed: dict[Path, set[Path]] = defaultdict(set)
     for split, given, images in files:
         file = _annotations(root, folder, split, given)
         if file is not None:
             base = _images(root, folder, split, file, images)
             splits[split] = _File(root, folder, file).annotated(base)
             places[split] = f"data.{split}={given}" if given else f"data.root={root}/annotations/{file.name}"
-            listed = {each.file for each in splits[split]}
-            ignored += sum(f.suffix.lower() in IMAGE_SUFFIXES and f not in listed for f in base.iterdir())
+            listed[base.resolve()].update(base.resolve() / each.id for each in splits[split])
+    images_of = ((file, names) for base, names in listed.items() for file in base.iterdir())
+    ignored = sum(file.suffix.lower() in IMAGE_SUFFIXES and file not in names for file, names in images_of)
     return annotated_source(root, splits, classes=classes, places=places, ignored=ignored)
 
 

@@ -421,6 +421,18 @@ def test_what_coco_files_have_wrong_is_named(tmp_path, old, new, said) -> None:
     assert said in refusal(change(coco(tmp_path), old, new), Coco)
 
 
+def test_an_image_that_no_file_lists_is_counted_once_however_many_share_its_folder(tmp_path) -> None:
+    root = coco(tmp_path, {"train": 8, "val": 3, "test": 3})
+    for split in ("train", "val", "test"):
+        (root / "images").mkdir(exist_ok=True)
+        for file in (root / f"{split}2017").iterdir():
+            file.rename(root / "images" / file.name)
+        (root / f"{split}2017").rmdir()
+    assert Coco(root=str(root), seed=0, val_images="annotations/../images").source().ignored == 0
+    picture(77, []).save(root / "images" / "stray.png")
+    assert Coco(root=str(root), seed=0).source().ignored == 1
+
+
 def test_ids_may_be_texts_if_all_are(tmp_path) -> None:
     root = coco(tmp_path)
     for file in (root / "annotations").iterdir():
