@@ -245,6 +245,17 @@ def test_labels_stand_at_the_first_part_of_each_word(tmp_path: Path, spec: TextI
             assert len(ids) == sum(map(len, pieces)) + 2
 
 
+@pytest.mark.parametrize("name", ["A.JSONL", "a.Parquet"])
+def test_a_suffix_in_capitals_says_the_same(name: str, tmp_path: Path) -> None:
+    columns = {"tokens": [["warm", "plot"]], "tags": [["B", "O"]]}
+    if name == "a.Parquet":
+        pq.write_table(pa.table(columns), tmp_path / name)
+    else:
+        (tmp_path / name).write_text(json.dumps({key: cells[0] for key, cells in columns.items()}) + "\n")
+    (sentence,) = TokenFiles(seed=0, train=str(tmp_path / name)).source().splits["train"].content
+    assert (sentence.words, sentence.tags) == (("warm", "plot"), ("B", "O"))
+
+
 def test_words_that_are_cut_off_are_counted(tmp_path: Path, spec: TextInput) -> None:
     rows = [{"tokens": line.split(), "tags": ["O", *"B" * (len(line.split()) - 1)]} for line in LINES[:12]]
     file = tmp_path / "a.jsonl"
@@ -276,6 +287,14 @@ def test_words_that_are_cut_off_are_counted(tmp_path: Path, spec: TextInput) -> 
                 ("null", "no label; remove the row, or choose another data.tags"),
                 ("[1]", "several labels; choose another data.tags"),
             ]
+        ),
+        *(
+            (
+                "a.jsonl",
+                f'{{"tokens": ["a", {word}], "tags": ["O", "B"]}}\n',
+                f"data.train: a.jsonl:1 has {said} where a word should be; mend it, or choose another data.tokens",
+            )
+            for word, said in [("null", "None"), ("7", "7")]
         ),
     ],
 )
