@@ -15,7 +15,7 @@ from PIL import Image
 
 from frostline.data.examples import Examples, Places, Source, consecutive
 from frostline.data.intact import some_of
-from frostline.data.pixels import EncodedImages, Images, opened
+from frostline.data.pixels import KINDS, EncodedImages, Images, content_of, opened, problem_of
 from frostline.errors import DataError
 from frostline.nearest import did_you_mean
 
@@ -250,12 +250,12 @@ def _inspected(root: str, images: Sequence[Annotated]) -> tuple[list[str], list[
 
 def _inspect(image: Annotated) -> tuple[str, tuple[int, int], str]:
     try:
-        content = image.file.read_bytes()
-        stored = Image.open(io.BytesIO(content))
-        size, turned = stored.size, stored.getexif().get(_ORIENTATION) in _TURNED
+        content = content_of(image.file)
         opened(content, least=32, upright=False)
+        stored = Image.open(io.BytesIO(content), formats=KINDS)
+        size, turned = stored.size, stored.getexif().get(_ORIENTATION) in _TURNED
     except Exception as error:  # Pillow's formats raise whatever they stumble over
-        return "", (0, 0), f"not an image: {error}"
+        return "", (0, 0), problem_of(error)
     return sha256(content).hexdigest(), size, _other_size(image, size, turned=turned)
 
 

@@ -348,7 +348,18 @@ def test_truncated_images_and_other_sizes_are_named(tmp_path) -> None:
     file.write_bytes(file.read_bytes()[:900])
     told = refusal(root)
     assert "'0000.png' (64x48 pixels, but Annotations/0000.xml says 65x48)" in told
-    assert "'0001.png' (not an image:" in told
+    assert "'0001.png' (image file is truncated" in told
+
+
+def test_what_is_wrong_with_an_image_is_said_as_everywhere(tmp_path) -> None:
+    root = voc(tmp_path)
+    images = root / "JPEGImages"
+    (images / "0000.png").write_bytes(b"")
+    (images / "0001.png").write_bytes(b"neither pixels nor a program")
+    with (images / "0002.png").open("wb") as file:
+        picture(2, []).save(file, "EPS")  # Pillow would run a program on it
+    broken = "'0000.png' (an empty file), '0001.png' (not an image), '0002.png' (not an image)"
+    assert f"cannot use {broken}; replace, correct or remove what is wrong" in refusal(root)
 
 
 def test_a_wrong_root_and_a_wrong_network_are_refused(tmp_path) -> None:
