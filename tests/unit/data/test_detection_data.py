@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from detections import add_voc, coco, drawn_boxes, picture, voc, xml
 from PIL import Image
 
+from frostline.data import detection, pixels
 from frostline.data.coco import Coco
 from frostline.data.detection import DetectionData
 from frostline.data.pixels import decode
@@ -87,6 +89,15 @@ def test_a_mirrored_image_shows_its_objects_where_its_boxes_say(tmp_path) -> Non
                 assert inside.argmax() == (0 if label == 0 else 1)
         seen.add((int(batch.places), tuple(target["boxes"].flatten().tolist())))
     assert len(seen) == 2 * len(split)
+
+
+def test_an_image_that_is_not_held_in_memory_is_decoded_once_for_each_look(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(detection, "HELD_BYTES", 0)
+    monkeypatch.setattr(pixels, "decode", counted := Mock(wraps=decode))
+    split = at(voc(tmp_path), augment=True).drawn("train")
+    for key in range(3):
+        split[key]
+    assert counted.call_count == 3
 
 
 def test_mirroring_depends_on_seed_epoch_and_place_alone(tmp_path) -> None:
