@@ -16,13 +16,15 @@ from PIL import Image
 
 from frostline.data.examples import Examples, Places, Source, consecutive
 from frostline.data.intact import some_of
-from frostline.data.pixels import EncodedImages, Images, opened
+from frostline.data.pixels import KINDS, EncodedImages, Images, content_of, opened, problem_of
 from frostline.errors import DataError
 from frostline.nearest import did_you_mean
 
 STRATUM = "image"
 """An image with objects of several classes has no one class: splits and shots are drawn from all images alike."""
 
+_LEAST = 0.01
+"""Pixels of width and height below which a box may lose its area in 32 bits as it is scaled or mirrored."""
 _TURNED = range(5, 9)
 """Values of EXIF's orientation that exchange height and width."""
 _ORIENTATION = 0x0112
@@ -99,7 +101,7 @@ class Annotations:
         images: The images as they are stored, not as EXIF data would turn them: so are their boxes.
         objects: Their objects.
         clipped: Boxes that reached over the border, and end there now.
-        degenerate: Boxes without an area, left out, by file and place.
+        degenerate: Boxes of less than a hundredth of a pixel in width or height, left out, by file and place.
         left_out: Objects of classes that were not chosen, by class.
     """
 
@@ -223,12 +225,12 @@ class _Boxes:
             self.left_out[each.name] += 1
             return False
         x1, y1, x2, y2 = each.box
-        if not (x2 > x1 and y2 > y1):
-            self.degenerate.append(each.where)
-            return False
-        if x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0:
+        if x2 > x1 and y2 > y1 and (x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0):
             problem = f"{each.where}, '{each.name}' at {_plain(each.box)}, lies outside its image of {_by(size)} pixels"
             raise DataError(f"data.root={self._root}: {problem}; correct or remove it")
+        if not (min(x2, size[0]) - max(x1, 0) >= _LEAST and min(y2, size[1]) - max(y1, 0) >= _LEAST):
+            self.degenerate.append(each.where)
+            return False
         return True
 
 
@@ -252,12 +254,12 @@ def _inspected(root: str, images: Sequence[Annotated]) -> tuple[list[str], list[
 
 def _inspect(image: Annotated) -> tuple[str, tuple[int, int], str]:
     try:
-        content = image.file.read_bytes()
-        stored = Image.open(io.BytesIO(content))
-        size, turned = stored.size, stored.getexif().get(_ORIENTATION) in _TURNED
+        content = content_of(image.file)
         opened(content, least=32, upright=False)
+        stored = Image.open(io.BytesIO(content), formats=KINDS)
+        size, turned = stored.size, stored.getexif().get(_ORIENTATION) in _TURNED
     except Exception as error:  # Pillow's formats raise whatever they stumble over
-        return "", (0, 0), f"not an image: {error}"
+        return "", (0, 0), problem_of(error)
     return sha256(content).hexdigest(), size, _other_size(image, size, turned=turned)
 
 

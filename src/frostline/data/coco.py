@@ -66,7 +66,7 @@ def _read(root: str, folder: Path, files: Files, classes: tuple[str, ...] | None
     for split, given, images in files:
         file = _annotations(root, folder, split, given)
         if file is not None:
-            base = _images(root, folder, split, file, images)
+            base = Path(os.path.normpath(_images(root, folder, split, file, images)))  # splits may share it
             splits[split] = _File(root, folder, file).annotated(base)
             places[split] = f"data.{split}={given}" if given else f"data.root={root}/annotations/{file.name}"
             folders.append(base)

@@ -40,7 +40,8 @@ _ENCODED = 1 << 17
 class Corpus(TokenData):
     """Running text, cut into blocks of `max_length` tokens which are its examples.
 
-    A document ends at an empty line and at the end of a file; of tables (.csv, .tsv, .jsonl, .parquet) each row is one.
+    A document ends at an empty line and at the end of a file; of tables (.csv, .tsv, .jsonl, .parquet) each row is one,
+    and those without text are left out and counted in `data.json`.
     Documents are whole in one split: what lacks is carved from those of train, and one that stands in two splits, or
     twice in train, is left out of the one that can spare it, and counted in `data.json`. For encoders, blocks are
     packed with whole lines, across documents, with the tokenizer's separator between these (FULL-SENTENCES of RoBERTa,
@@ -83,9 +84,13 @@ class Corpus(TokenData):
         return BlockSplit(examples, spec=self.spec)
 
     def remarks(self) -> list[str]:
-        """Say how many lines had to be cut, and how many documents are left out."""
-        cut, twice = (sum(each[what] for each in self._about().values()) for what in ("cut", "duplicate_documents"))
+        """Say how many lines had to be cut, and how many rows and documents are left out."""
+        cut, empty, twice = (
+            sum(each[what] for each in self._about().values())
+            for what in ("cut", "without_text", "duplicate_documents")
+        )
         told = [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
+        told += [f"data: {empty} rows have no text and are left out"] if empty else []
         told += [f"data: {twice} documents stand in another split or twice in train, and are left out"] if twice else []
         return [*told, *super().remarks()]
 
@@ -177,13 +182,14 @@ class _Texts:
     lacking: tuple[tuple[str, float], ...]
     seed: int
 
-    def of(self, share: Share, *, keep_ends: bool) -> Iterator[Line]:
-        """Yield the lines of one split."""
-        return share.lines(self.lines(share.of, keep_ends=keep_ends))
+    def of(self, split: str, share: Share, counts: Counter[str], *, keep_ends: bool) -> Iterator[Line]:
+        """Yield the lines of one split; rows without text are counted for the split whose files hold them."""
+        own = counts if share.of == split else Counter[str]()
+        return share.lines(self.lines(share.of, own, keep_ends=keep_ends))
 
-    def lines(self, split: str, *, keep_ends: bool = False) -> Iterator[Line]:
-        """Yield all lines of a split's files."""
-        return _lines(f"data.{split}", dict(self.files)[split], self.column, keep_ends=keep_ends)
+    def lines(self, split: str, counts: Counter[str], *, keep_ends: bool = False) -> Iterator[Line]:
+        """Yield all lines of a split's files, and add up the rows without text."""
+        return _lines(f"data.{split}", dict(self.files)[split], self.column, counts, keep_ends=keep_ends)
 
     def told(self) -> list[Any]:
         """Return all that decides who has which document; the suffix says how a file is read."""
@@ -193,7 +199,7 @@ class _Texts:
 
 @lru_cache(maxsize=2)
 def _shares(texts: _Texts) -> dict[str, Share]:
-    digests = {split: digests_of(texts.lines(split)) for split, _ in texts.files}
+    digests = {split: digests_of(texts.lines(split, Counter())) for split, _ in texts.files}
     return shares(digests, fractions=dict(texts.lacking), seed=texts.seed)
 
 
@@ -217,14 +223,16 @@ def _examples(split: str, blocks: TokenFile) -> Examples:
 
 def _blocks(split: str, texts: _Texts, spec: TextInput, longest: int) -> TokenFile:
     first, last = _bounds(spec)
-    told = [split, texts.told(), spec.fingerprint, first, last, spec.causal, longest, "blocks 3"]
-    counts: Counter[str] = Counter({"documents": 0, "duplicate_documents": 0, "cut": 0, "tokens_left_out": 0})
+    told = [split, texts.told(), spec.fingerprint, first, last, spec.causal, longest, "blocks 4"]
+    counts = Counter(dict.fromkeys(("documents", "duplicate_documents", "without_text", "cut", "tokens_left_out"), 0))
     pack = partial(running, last=last) if spec.causal else partial(sentences, first=first, last=last)
 
     def blocks() -> Iterator[Block]:
         share = _shares(texts)[split]
         counts["duplicate_documents"] = share.duplicates
-        return pack(_units(texts.of(share, keep_ends=spec.causal), spec, counts), counts, longest=longest)
+        return pack(
+            _units(texts.of(split, share, counts, keep_ends=spec.causal), spec, counts), counts, longest=longest
+        )
 
     return token_file(
         sha256(json.dumps(told).encode()).hexdigest(), blocks, lambda: dict(counts), largest=len(spec.tokenizer) - 1
@@ -264,14 +272,23 @@ def _encoded(lines: Sequence[Line], spec: TextInput) -> Iterator[Unit]:
         yield from (Unit(ids, line.opens) for ids, line in zip(cut["input_ids"], lines, strict=True))
 
 
-def _lines(key: str, files: Sequence[tuple[Path, str]], column: str | int | None, *, keep_ends: bool) -> Iterator[Line]:
+def _lines(
+    key: str, files: Sequence[tuple[Path, str]], column: str | int | None, counts: Counter[str], *, keep_ends: bool
+) -> Iterator[Line]:
     for file, _ in files:
-        if file.suffix.lower() in TABLES:
-            asked = Column(key="data.text", asked=column, names=TEXT, place=0)
-            rows = read_rows(key, str(file), [asked])
-            yield from (Line(str(row.values[0]), True) for row in rows if row.values[0])
+        is_table = file.suffix.lower() in TABLES
+        yield from _rows(key, file, column, counts) if is_table else _text(file, keep_ends=keep_ends)
+
+
+def _rows(key: str, file: Path, column: str | int | None, counts: Counter[str]) -> Iterator[Line]:
+    for row in read_rows(key, str(file), [Column(key="data.text", asked=column, names=TEXT, place=0)]):
+        (text,) = row.values
+        if not isinstance(text, str | None):
+            raise DataError(f"{key}: {row.where} has no text, but {text!r}; choose another data.text")
+        if text and text.strip():
+            yield Line(text, True)
         else:
-            yield from _text(file, keep_ends=keep_ends)
+            counts["without_text"] += 1
 
 
 def _text(file: Path, *, keep_ends: bool) -> Iterator[Line]:

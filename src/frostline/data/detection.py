@@ -121,7 +121,8 @@ class DetectionSplit(Split):
 
     def show(self, row: int) -> Shown:
         """Return an image and its targets, mirrored or not."""
-        image, targets = self._images[row], self._targets(row)
+        image = self._images[row]
+        targets = self._targets(row, image)
         return mirrored(image, targets) if self.seed is not None and torch.rand(()) < 0.5 else (image, targets)
 
     def collate(self, shown: Sequence[Shown], places: NDArray[np.int64]) -> Batch:
@@ -138,9 +139,9 @@ class DetectionSplit(Split):
             {"images": images, "targets": [_trained_on(each) for each in targets]}, targets, torch.from_numpy(places)
         )
 
-    def _targets(self, row: int) -> dict[str, Tensor]:
+    def _targets(self, row: int, image: Tensor) -> dict[str, Tensor]:
         objects = self._annotations.objects[row]
-        height, width = self._images[row].shape[-2:]
+        height, width = image.shape[-2:]
         scale = torch.tensor([width / objects.size[1], height / objects.size[0]])
         return {
             "boxes": torch.from_numpy(objects.boxes) * scale.repeat(2),

@@ -1,5 +1,6 @@
 """Images that stand in the rows of a table, as paths or as bytes."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,20 +187,37 @@ def _by_column(column: str | int, rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _parts(folder: Path) -> dict[str, list[Path]]:
     """Return the files of each split of a folder as `datasets` saves it, or as the Hugging Face Hub keeps it."""
     if (folder / "dataset_dict.json").exists():
-        return _named_parts(
-            folder, {path.parent.name: sorted(path.parent.glob("*.arrow")) for path in folder.glob("*/*.arrow")}
-        )
+        splits = _saved(folder / "dataset_dict.json", "splits")
+        return _named_parts(folder, {split: _shards(folder / split) for split in splits})
     if (folder / "state.json").exists():
-        return {"train": sorted(folder.glob("*.arrow"))}
+        return {"train": _shards(folder)}
     shards = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
     if not shards:
         way_out = "name a table, or a folder of .parquet files or one that save_to_disk left"
         raise DataError(f"data.train={folder}: there is no table in this folder; {way_out}")
-    if not any(_prefix(path) in SPLIT_FOLDERS for path in shards):
+    if not any(_prefix(path).lower() in SPLIT_FOLDERS for path in shards):
         return {"train": shards}
     return _named_parts(
         folder, {name: [path for path in shards if _prefix(path) == name] for name in map(_prefix, shards)}
     )
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Return the files of a saved dataset; what `datasets` computed from it, `cache-*.arrow`, may lie beside them."""
+    return [folder / name for name in _saved(folder / "state.json", "_data_files")]
+
+
+def _saved(file: Path, key: str) -> list[str]:
+    """Return the names that `save_to_disk` wrote down."""
+    try:
+        names = [each if isinstance(each, str) else each["filename"] for each in json.loads(file.read_bytes())[key]]
+    except (OSError, ValueError, TypeError, KeyError):
+        names = []
+    if not names:
+        what = "splits" if key == "splits" else "files"
+        problem = f"should name the dataset's {what}, and does not"
+        raise DataError(f"data.train: {file} {problem}; save it again with save_to_disk")
+    return names
 
 
 def _prefix(shard: Path) -> str:
@@ -207,13 +225,13 @@ def _prefix(shard: Path) -> str:
 
 
 def _named_parts(folder: Path, parts: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
-    if unknown := sorted(parts.keys() - SPLIT_FOLDERS):
+    if unknown := sorted(name for name in parts if name.lower() not in SPLIT_FOLDERS):
         way_out = "name the files that you mean with data.train, data.val and data.test"
         raise DataError(
             f"data.train={folder}: it has a split '{unknown[0]}', which is not train, val or test; {way_out}"
         )
-    splits = [SPLIT_FOLDERS[name] for name in parts]
-    if twice := sorted(name for name in parts if splits.count(SPLIT_FOLDERS[name]) > 1):
+    splits = {name: SPLIT_FOLDERS[name.lower()] for name in parts}
+    if twice := sorted(name for name, split in splits.items() if list(splits.values()).count(split) > 1):
         both = " and ".join(map(repr, twice))
-        raise DataError(f"data.train={folder}: {both} both stand for {SPLIT_FOLDERS[twice[0]]}; keep one of them")
-    return dict(zip(splits, parts.values(), strict=True))
+        raise DataError(f"data.train={folder}: {both} both stand for {splits[twice[0]]}; keep one of them")
+    return {splits[name]: files for name, files in parts.items()}

@@ -69,6 +69,12 @@ def leaves_one_over(count: int, *, batch_size: int) -> bool:
     return count > batch_size and count % batch_size == 1
 
 
+def none_alone(count: int, *, batch_size: int) -> list[list[int]]:
+    """Return the places of all examples in order, batch by batch; one that is left over joins the batch before it."""
+    batches = [list(range(count)[begin : begin + batch_size]) for begin in range(0, count, batch_size)]
+    return [*batches[:-2], batches[-2] + batches[-1]] if leaves_one_over(count, batch_size=batch_size) else batches
+
+
 @contextmanager
 def randomness_kept() -> Iterator[None]:
     """Put the global generators of Python, NumPy and torch (CPU) back as they were."""

@@ -39,8 +39,8 @@ class SegmentationData(SplittedData):
 
     Attributes:
         image_size: Shorter side in pixels that the network sees, proportions kept; None for what the network expects.
-        augment: Show of every training image another part in each epoch, of a quarter to all of its area, mirrored half
-            of the time.
+        augment: Show of every training image another part in each epoch, of a quarter to all of its area and stretched
+            by a third at most, mirrored half of the time.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
@@ -151,9 +151,14 @@ def _resized(pairs: MaskedImages, size: int) -> _ResizedPairs:
 
 
 def _changed(image: Tensor, labels: Tensor) -> Shown:
-    """Cut out a quarter to all of the area, resized back, and mirror half of the time; image and labels alike."""
-    size = list(labels.shape)
-    change = v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1)), v2.RandomHorizontalFlip()])
+    """Cut out a quarter to all of the area, resized back, and mirror half of the time; image and labels alike.
+
+    What is cut out has three quarters to four thirds of the image's own ratio of width to height, so that nothing is
+    stretched by more than a third.
+    """
+    height, width = size = list(labels.shape)
+    ratio = (3 / 4 * width / height, 4 / 3 * width / height)
+    change = v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1), ratio=ratio), v2.RandomHorizontalFlip()])
     changed, mask = change(tv_tensors.Image(image), tv_tensors.Mask(labels[None].float()))
     return changed.as_subclass(Tensor), mask[0].as_subclass(Tensor).to(torch.int16)
 

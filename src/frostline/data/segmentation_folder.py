@@ -10,10 +10,11 @@ from annotated_types import Ge, Le
 
 from frostline.batch import NO_LABEL
 from frostline.data.examples import Source
-from frostline.data.image_tree import SPLIT_FOLDERS
+from frostline.data.image_tree import SPLIT_FOLDERS, folder_of_each_split
 from frostline.data.listing import IMAGE_SUFFIXES, Listing, listing
 from frostline.data.masks import Pair, masked_source
 from frostline.data.segmentation import SegmentationData
+from frostline.data.splitted import SPLITS
 from frostline.data.table import text_lines
 from frostline.errors import DataError
 
@@ -24,7 +25,8 @@ class SegmentationFolder(SegmentationData):
 
     A mask has one number for each pixel, the class; of a palette its indices count, not its colours. Images and masks
     are both turned as their own EXIF data says, so that a mask without any belongs to the upright image. Both folders
-    may hold `train/`, with `val/` and `test/` beside it; whichever of the two is absent is carved from `train/`.
+    may hold `train/`, `val/` and `test/`; without a `train/`, what lies beside the others is train, from which the
+    absent ones are carved.
 
     Attributes:
         root: The folder.
@@ -93,14 +95,14 @@ def _class_names(file: Path) -> tuple[str, ...] | None:
 
 
 def _by_split(root: str, pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Sort pairs by the folder of their split; where there is no `train/`, all are train's."""
-    folders = {pair.id.partition("/")[0].lower() for pair in pairs if "/" in pair.id}
-    if "train" not in folders:
-        return {"train": list(pairs)}
-    splits: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        first = pair.id.partition("/")[0].lower()
-        if first not in SPLIT_FOLDERS or "/" not in pair.id:
-            raise DataError(f"data.root={root}: '{pair.id}' is in no split; move it into train/, val/ or test/")
-        splits.setdefault(SPLIT_FOLDERS[first], []).append(pair)
-    return splits
+    """Sort pairs by the folder of their split; where there is no `train/`, what is in no other is train's."""
+    tops = {pair.id.partition("/")[0] for pair in pairs if "/" in pair.id}
+    folders = folder_of_each_split(root, "", sorted(top for top in tops if top.lower() in SPLIT_FOLDERS))
+    splits = {split: [pair for pair in pairs if pair.id.startswith(folder)] for split, folder in folders.items()}
+    outside = [pair for pair in pairs if not pair.id.startswith(tuple(folders.values()))]
+    if outside and "train" in splits:
+        raise DataError(f"data.root={root}: '{outside[0].id}' is in no split; move it into train/, val/ or test/")
+    if not outside and "train" not in splits:
+        only = " or ".join(sorted(splits, key=SPLITS.index))
+        raise DataError(f"data.root={root}: every image in it is one of {only}; add some of train")
+    return {"train": outside, **splits}

@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from annotated_types import Ge, Gt, Lt
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from frostline.batch import Batch
 from frostline.data.examples import Examples, Source
 from frostline.data.intact import some_of
 from frostline.data.listing import LEFT_OUT
-from frostline.data.order import EpochOrder, Share, leaves_one_over
+from frostline.data.order import EpochOrder, Share, leaves_one_over, none_alone
 from frostline.data.split import Split, as_fetched
 from frostline.data.splits import Division, Duplicate, divide, draw_shots
 from frostline.seeds import stream
@@ -32,7 +32,9 @@ class SplittedData(pl.LightningDataModule, ABC):
 
     Attributes:
         seed: Draws the shots, the order of training examples and their augmentation.
-        batch_size: Examples per batch and process.
+        batch_size: Examples per batch and process. Training leaves out, others in each epoch, what does not divide
+            evenly among processes, and one example that would be alone in the last of several batches, on which batch
+            normalisation cannot train.
         num_workers: Processes that load batches; 0 loads in the main process. Any number gives the same batches.
         shots: Training examples per class, exactly; None for all. Where an example has not one class, of them all.
         val_shots: Validation examples, as `shots`; None for all.
@@ -116,9 +118,8 @@ class SplittedData(pl.LightningDataModule, ABC):
         rank, world = self._process()
         order = EpochOrder(len(self.drawn("train")), seed=self.seed, batch_size=self.batch_size, rank=rank, world=world)
         order.start(**self._begin)
-        return self._loader(
-            self.drawn("train"), order, drop_last=leaves_one_over(len(order), batch_size=self.batch_size)
-        )
+        drop_last = leaves_one_over(len(order), batch_size=self.batch_size)
+        return self._loader(self.drawn("train"), batch_size=self.batch_size, sampler=order, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Load this process's share of the validation examples, none twice."""
@@ -133,9 +134,12 @@ class SplittedData(pl.LightningDataModule, ABC):
         self._begin = {"epoch": epoch, "batch": batch}
 
     def reference_dataloader(self) -> DataLoader[Batch]:
-        """Load all training examples in order, without augmentation, as evaluation shows them."""
+        """Load all training examples in order, without augmentation, as evaluation shows them.
+
+        Batch normalisation takes statistics of each batch, so one example that is left over joins the batch before it.
+        """
         plain = self.split(self.drawn("train").examples, random=False)
-        return self._loader(plain, Share(len(plain)), drop_last=leaves_one_over(len(plain), batch_size=self.batch_size))
+        return self._loader(plain, batch_sampler=none_alone(len(plain), batch_size=self.batch_size))
 
     def example_ids(self, split: str) -> list[str]:
         """Return what people call each example of a split, by place."""
@@ -220,14 +224,13 @@ class SplittedData(pl.LightningDataModule, ABC):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
         rank, world = self._process()
-        return self._loader(split, Share(len(split), rank=rank, world=world), drop_last=False)
+        share = Share(len(split), rank=rank, world=world)
+        return self._loader(split, batch_size=self.batch_size, sampler=share)
 
-    def _loader(self, split: Split, sampler: Sampler[int], *, drop_last: bool) -> DataLoader[Batch]:
+    def _loader(self, split: Split, **batches: Any) -> DataLoader[Batch]:
         return DataLoader(
             split,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            **batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=as_fetched,

@@ -165,7 +165,8 @@ def _refuse_unknown(split: str, sentences: Sequence[Sentence], classes: Sequence
 
 def _sentences(key: str, path: str, columns: tuple[Column, Column]) -> Iterator[Sentence]:
     for file in files_of(key, path):
-        found = _of_rows(key, file, columns) if file.suffix in (".jsonl", ".parquet") else _of_lines(key, file, columns)
+        is_table = file.suffix.lower() in (".jsonl", ".parquet")
+        found = _of_rows(key, file, columns) if is_table else _of_lines(key, file, columns)
         first = next(found, None)
         if first is None:
             raise DataError(f"{key}={file}: it has no sentences; choose another file")
@@ -177,8 +178,12 @@ def _of_rows(key: str, file: Path, columns: Sequence[Column]) -> Iterator[Senten
         words, tags = row.values
         if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags) or not words:
             raise DataError(f"{key}: {row.where} should hold two lists of one length, of words and of tags; mend it")
+        for word in words:
+            if not isinstance(word, str):
+                problem = f"{row.where} has {word!r} where a word should be"
+                raise DataError(f"{key}: {problem}; mend it, or choose another data.tokens")
         named = (label_of(tag, row.where, key=key, named="data.tags") for tag in tags)
-        yield Sentence(row.where, tuple(map(str, words)), tuple(named))
+        yield Sentence(row.where, tuple(words), tuple(named))
 
 
 def _of_lines(key: str, file: Path, columns: tuple[Column, Column]) -> Iterator[Sentence]:

@@ -14,6 +14,7 @@ from frostline.data.intact import intact_digests
 from frostline.data.listing import IMAGE_SUFFIXES, Listing, listing
 from frostline.data.photographs import Photographs
 from frostline.data.pixels import EncodedImages
+from frostline.data.splitted import SPLITS
 from frostline.errors import DataError, RequestError
 
 EVERYTHING = ("images",)
@@ -25,7 +26,8 @@ class Unlabelled(Photographs):
     """Images at any depth below `root`, whatever their folders are called.
 
     Folders `train/`, `val/` and `test/` are kept apart, so that no network is pre-trained on what another is tested on;
-    everything else is split 70/15/15 by content. `shots` counts them all.
+    without a `train/`, what lies beside the others is train, from which the absent ones are carved by content, 15 %
+    each. `shots` counts all images of train.
 
     Attributes:
         root: A folder, or a `.tar`, `.tar.gz` or `.zip` archive, which is read into memory.
@@ -67,20 +69,29 @@ def _read(root: str, path: Path) -> Source:
 
 
 def _by_split(root: str, found: Listing) -> dict[str, list[str]]:
-    """Return the images of each split; where no folders are named after splits, all are those of train."""
+    """Return the images of each split; what lies in no folder that is named after one is train's."""
     if not found.images:
         raise DataError(f"data.root={root}: there is no image in it; add some ({', '.join(IMAGE_SUFFIXES)})")
     base = _shared_folder(found)
     tops = {name.removeprefix(base).partition("/")[0] for name in found.images if "/" in name.removeprefix(base)}
     named = sorted(name for name in tops if name.lower() in SPLIT_FOLDERS)
-    if "train" not in map(str.lower, named) or len(named) == 1:
-        return {"train": list(found.images)}
-    folders = folder_of_each_split(root, base, named)
+    folders = folder_of_each_split(root, base, named) or _folder_around(base)
     parts = {split: [name for name in found.images if name.startswith(folder)] for split, folder in folders.items()}
-    if outside := sorted(found.images.keys() - {name for part in parts.values() for name in part}):
+    outside = sorted(found.images.keys() - {name for part in parts.values() for name in part})
+    if outside and "train" in folders and len(folders) > 1:
         way_out = "move it into one of these, or choose one of these as data.root"
         raise DataError(f"data.root={root}: '{outside[0]}' lies beside {', '.join(named)}; {way_out}")
+    parts["train"] = sorted([*parts.get("train", []), *outside])
+    if not parts["train"]:
+        only, way_out = " or ".join(sorted(folders, key=SPLITS.index)), "choose the folder to train on as data.root"
+        raise DataError(f"data.root={root}: every image in it is one of {only}; add some of train, or {way_out}")
     return parts
+
+
+def _folder_around(base: str) -> dict[str, str]:
+    """Return the split of the innermost folder around all images that is named after one, as a prefix of them all."""
+    around = [SPLIT_FOLDERS[part.lower()] for part in base.split("/") if part.lower() in SPLIT_FOLDERS]
+    return dict.fromkeys(around[-1:], base)
 
 
 def _shared_folder(found: Listing) -> str:

@@ -62,7 +62,7 @@ class Multilabel(Classification):
         metrics.update(_probabilities(outputs), batch.targets.int())
 
     def predictions(self, outputs: Logits, batch: Batch) -> dict[str, Any]:
-        """Return of each example the classes that it has, those of at least even probability, and all probabilities."""
+        """Return of each example the classes of a probability above one half, and the probabilities of all."""
         probabilities = _probabilities(outputs)
         return {
             "target": _places(batch.targets > THRESHOLD),

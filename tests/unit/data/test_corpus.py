@@ -98,6 +98,28 @@ def test_rows_of_a_table_are_documents_without_their_labels(
     assert causal.tokenizer.decode(block) == "".join(f"{line}<|endoftext|>" for line in LINES[:3])
 
 
+def test_rows_without_text_are_left_out_and_counted_where_their_file_is(tmp_path: Path, causal: TextInput) -> None:
+    for name, texts in {"train": [*map(numbered, range(12)), None, "", " \n"], "val": [numbered(20), None]}.items():
+        rows = (json.dumps({"text": text if text is None else text.replace("\n", " ")}) for text in texts)
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    data = drawn(causal, train=str(tmp_path / "train.jsonl"), val=str(tmp_path / "val.jsonl"))
+    about = data.describe()["text"]
+    assert {split: each["without_text"] for split, each in about.items()} == {"train": 3, "val": 1, "test": 0}
+    assert {split: each["documents"] for split, each in about.items()} == {"train": 10, "val": 1, "test": 2}
+    assert data.remarks() == ["data: 4 rows have no text and are left out"]
+
+
+@pytest.mark.parametrize("cell", ["0", "7", '["warm"]'])
+def test_a_row_that_holds_no_text_but_something_else_is_refused(
+    cell: str, tmp_path: Path, causal: TextInput, others: dict[str, str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "warm"}}\n{{"text": {cell}}}\n')
+    with pytest.raises(DataError) as caught:
+        blocks_of(Corpus(seed=0, train=str(tmp_path / "a.jsonl"), **others), causal)
+    said = cell.replace('"', "'")
+    assert str(caught.value) == f"data.train: a.jsonl:2 has no text, but {said}; choose another data.text"
+
+
 def test_a_line_is_read_in_pieces_that_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.txt"
     content = "wärm " * 30 + "ö" * 100 + "\n" + "dull\n"

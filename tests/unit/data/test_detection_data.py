@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from detections import add_voc, coco, drawn_boxes, picture, voc, xml
 from PIL import Image
 
+from frostline.data import detection, pixels
 from frostline.data.coco import Coco
 from frostline.data.detection import DetectionData
 from frostline.data.pixels import decode
@@ -87,6 +89,15 @@ def test_a_mirrored_image_shows_its_objects_where_its_boxes_say(tmp_path) -> Non
                 assert inside.argmax() == (0 if label == 0 else 1)
         seen.add((int(batch.places), tuple(target["boxes"].flatten().tolist())))
     assert len(seen) == 2 * len(split)
+
+
+def test_an_image_that_is_not_held_in_memory_is_decoded_once_for_each_look(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(detection, "HELD_BYTES", 0)
+    monkeypatch.setattr(pixels, "decode", counted := Mock(wraps=decode))
+    split = at(voc(tmp_path), augment=True).drawn("train")
+    for key in range(3):
+        split[key]
+    assert counted.call_count == 3
 
 
 def test_mirroring_depends_on_seed_epoch_and_place_alone(tmp_path) -> None:
@@ -189,6 +200,25 @@ def test_boxes_over_the_border_end_there_and_those_without_area_are_listed(tmp_p
     assert found["clipped"] == 1
     assert found["degenerate"] == 2
     assert found["degenerate_boxes"] == ["Annotations/0000.xml object 2", "Annotations/0000.xml object 3"]
+
+
+@pytest.mark.parametrize("box", [(10, 5, 10 + 1e-9, 9), (63.9999999, 5, 80, 9), (5, -3, 9, 1e-46), (0, 5, 1e-6, 9)])
+def test_a_box_whose_area_is_lost_in_32_bits_is_listed(tmp_path, box) -> None:
+    data = at(spoil(voc(tmp_path), [("apple", *box), ("leaf", 3, 4, 30, 40)]))
+    assert data.describe()["boxes"]["degenerate_boxes"] == ["Annotations/0000.xml object 1"]
+    assert first(data, place=named(data, "train")["0000"]).targets[0]["boxes"].tolist() == [[3, 4, 30, 40]]
+
+
+@pytest.mark.parametrize("x1", [0, 1.2345678, 63.989])
+def test_the_narrowest_box_that_is_kept_has_a_width_however_it_is_shown(tmp_path, x1) -> None:
+    root = spoil(voc(tmp_path), [("apple", x1, 5, x1 + 0.0101, 9)])
+    for spec in (DetectionInput(size=7, longest=96), SEEN, DetectionInput(size=1333, longest=1333, square=True)):
+        data = at(root, spec, augment=True)
+        place = named(data, "train")["0000"]
+        for epoch in range(8):
+            (box,) = data.drawn("train")[epoch * 8 + place].inputs["targets"][0]["boxes"]
+            assert box[2] > box[0]
+            assert box[3] > box[1]
 
 
 def test_chosen_classes_leave_the_others_as_background_and_count_them(tmp_path) -> None:
@@ -389,7 +419,18 @@ def test_truncated_images_and_other_sizes_are_named(tmp_path) -> None:
     file.write_bytes(file.read_bytes()[:900])
     told = refusal(root)
     assert "'0000.png' (64x48 pixels, but Annotations/0000.xml says 65x48)" in told
-    assert "'0001.png' (not an image:" in told
+    assert "'0001.png' (image file is truncated" in told
+
+
+def test_what_is_wrong_with_an_image_is_said_as_everywhere(tmp_path) -> None:
+    root = voc(tmp_path)
+    images = root / "JPEGImages"
+    (images / "0000.png").write_bytes(b"")
+    (images / "0001.png").write_bytes(b"neither pixels nor a program")
+    with (images / "0002.png").open("wb") as file:
+        picture(2, []).save(file, "EPS")  # Pillow would run a program on it
+    broken = "'0000.png' (an empty file), '0001.png' (not an image), '0002.png' (not an image)"
+    assert f"cannot use {broken}; replace, correct or remove what is wrong" in refusal(root)
 
 
 def test_a_wrong_root_and_a_wrong_network_are_refused(tmp_path) -> None:
@@ -461,6 +502,18 @@ def test_a_crowd_is_for_evaluation_only(tmp_path) -> None:
 )
 def test_what_coco_files_have_wrong_is_named(tmp_path, old, new, said) -> None:
     assert said in refusal(change(coco(tmp_path), old, new), Coco)
+
+
+def test_an_image_that_no_file_lists_is_counted_once_however_many_share_its_folder(tmp_path) -> None:
+    root = coco(tmp_path, {"train": 8, "val": 3, "test": 3})
+    for split in ("train", "val", "test"):
+        (root / "images").mkdir(exist_ok=True)
+        for file in (root / f"{split}2017").iterdir():
+            file.rename(root / "images" / file.name)
+        (root / f"{split}2017").rmdir()
+    assert Coco(root=str(root), seed=0, val_images="annotations/../images").source().ignored == ()
+    picture(77, []).save(root / "images" / "stray.png")
+    assert len(Coco(root=str(root), seed=0).source().ignored) == 1
 
 
 def test_ids_may_be_texts_if_all_are(tmp_path) -> None:

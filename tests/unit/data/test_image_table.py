@@ -102,11 +102,16 @@ def stream(table: pa.Table, file: Path) -> None:
 
 def as_saved_dataset(pics: Path, rows: Rows) -> Path:
     """What `Dataset.save_to_disk` leaves, in two shards."""
-    for number, part in enumerate((rows[:30], rows[30:])):
-        stream(hugging_face(pics, part), pics / f"saved/data-0000{number}-of-00002.arrow")
-    (pics / "saved/state.json").write_text("{}")
-    (pics / "saved/dataset_info.json").write_text("{}")
-    return pics / "saved"
+    return saved(pics / "saved", *(hugging_face(pics, part) for part in (rows[:30], rows[30:])))
+
+
+def saved(folder: Path, *shards: pa.Table) -> Path:
+    names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        stream(shard, folder / name)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
 
 
 FORMATS = [as_csv, as_tsv, as_jsonl, as_parquet, as_bytes_in_parquet, as_paths_in_parquet, as_saved_dataset]
@@ -179,6 +184,20 @@ def test_a_folder_of_shards_named_after_splits(pics: Path, below: str) -> None:
     assert sizes(table(root)) == (30, 6, 4)
 
 
+def test_names_of_splits_may_begin_with_a_capital(pics: Path) -> None:
+    rows = rows_of(pics)
+    for split, part in {"Train": rows[:30], "Test": rows[30:]}.items():
+        as_parquet(pics, part, f"hub/{split}-00000-of-00001.parquet")
+        saved(pics / "saved" / split, hugging_face(pics, part))
+    (pics / "saved/dataset_dict.json").write_text('{"splits": ["Train", "Test"]}')
+    assert sizes(table(pics / "hub")) == sizes(table(pics / "saved")) == (26, 4, 10)
+    for name in ("Train", "train"):
+        as_parquet(pics, rows, f"both/{name}-00000-of-00001.parquet")
+    assert sentence_of(pics / "both") == (
+        f"data.train={pics}/both: 'Train' and 'train' both stand for train; keep one of them"
+    )
+
+
 def test_a_folder_of_shards_of_no_split_is_cut_by_content(pics: Path) -> None:
     for number in (0, 1):
         as_parquet(pics, rows_of(pics)[number::2], f"shards/{number}.parquet")
@@ -188,9 +207,32 @@ def test_a_folder_of_shards_of_no_split_is_cut_by_content(pics: Path) -> None:
 def test_a_saved_dictionary_of_datasets(pics: Path) -> None:
     rows = rows_of(pics)
     for split, part in {"train": rows[:30], "test": rows[30:]}.items():
-        stream(hugging_face(pics, part), pics / f"saved/{split}/data-00000-of-00001.arrow")
+        saved(pics / "saved" / split, hugging_face(pics, part))
     (pics / "saved/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     assert sizes(table(pics / "saved")) == (26, 4, 10)
+
+
+def test_what_datasets_keeps_beside_a_saved_one_is_none_of_it(pics: Path) -> None:
+    rows = rows_of(pics)
+    for split, part in {"train": rows[:30], "test": rows[30:]}.items():
+        folder = saved(pics / "saved" / split, hugging_face(pics, part))
+        stream(hugging_face(pics, rows), folder / "cache-0123456789abcdef.arrow")
+    (pics / "saved/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    data = table(pics / "saved")
+    assert sizes(data) == (26, 4, 10)
+    assert data.describe()["duplicates_removed"] == {"train": 0, "test": 0}
+    assert sizes(table(pics / "saved/train")) == (22, 4, 4)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"_data_files": []}', '{"_data_files": [{}]}', "{", None])
+def test_a_saved_dataset_that_names_no_files_is_refused(pics: Path, content: str | None) -> None:
+    saved(pics / "saved/train", hugging_face(pics, rows_of(pics)))
+    (pics / "saved/dataset_dict.json").write_text('{"splits": ["train"]}')
+    state = pics / "saved/train/state.json"
+    state.unlink() if content is None else state.write_text(content)
+    assert sentence_of(pics / "saved") == (
+        f"data.train: {state} should name the dataset's files, and does not; save it again with save_to_disk"
+    )
 
 
 def test_numbers_are_sorted_by_value_and_words_by_letter(pics: Path) -> None:

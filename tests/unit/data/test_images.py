@@ -283,6 +283,14 @@ def test_only_what_trains_is_mixed() -> None:
     assert data.describe()["mix"] == "mixup"
 
 
+@pytest.mark.parametrize(("batch_size", "sizes"), [(5, [5, 5, 5, 5, 6]), (8, [8, 8, 8, 2]), (25, [26]), (64, [26])])
+def test_the_reference_is_every_training_example_in_order_and_none_alone(batch_size: int, sizes: list[int]) -> None:
+    data = digits(shots=13, batch_size=batch_size)
+    batches = list(data.reference_dataloader())
+    assert [len(batch.places) for batch in batches] == sizes
+    assert torch.cat([batch.places for batch in batches]).tolist() == list(range(26))
+
+
 def test_a_network_that_takes_no_images_is_refused() -> None:
     with pytest.raises(RequestError, match=r"^model: takes no images, which the data has"):
         Digits(seed=0).expect(object())

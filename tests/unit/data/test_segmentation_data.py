@@ -74,6 +74,25 @@ def test_two_images_that_differ_in_their_suffix_alone_are_refused(tmp_path: Path
     assert refusal(root) == f"data.root={root}: 'images/003.png' has another of its name; rename one of them"
 
 
+@pytest.mark.parametrize(("name", "split"), [("Valid", "val"), ("test", "test")])
+def test_without_a_folder_of_train_what_lies_in_no_other_split_is_train(tmp_path: Path, name: str, split: str) -> None:
+    root = plant(tmp_path, 8)
+    plant(root, 4, split=name, first=50)
+    data = folder(root)
+    assert sorted(data.example_ids(split)) == [f"{name}/{number:03d}" for number in range(50, 54)]
+    assert not any("/" in each for each in data.example_ids("train"))
+
+
+def test_images_of_other_splits_alone_are_never_trained_on(tmp_path: Path) -> None:
+    root = plant(plant(tmp_path, 8, split="val"), 4, split="test", first=50)
+    assert refusal(root) == f"data.root={root}: every image in it is one of val or test; add some of train"
+
+
+def test_two_names_of_one_split_are_refused(tmp_path: Path) -> None:
+    root = plant(plant(plant(tmp_path, 8, split="train"), 4, split="val", first=50), 4, split="valid", first=60)
+    assert refusal(root) == f"data.root={root}: 'val' and 'valid' both stand for val; keep one of them"
+
+
 def test_a_value_that_no_mask_of_train_holds_is_no_class(tmp_path: Path) -> None:
     root = plant(tmp_path, 8, split="train")
     plant(root, 4, split="val", first=50)
@@ -135,6 +154,23 @@ def test_image_and_mask_are_changed_alike_and_by_seed_epoch_and_place(tmp_path: 
     assert torch.equal(first.inputs, again.inputs)
     assert not torch.equal(first.targets, data.drawn("train").__getitems__([2 * count + 1]).targets)
     assert torch.equal(data.drawn("val").__getitems__([0]).inputs, still.drawn("val").__getitems__([0]).inputs)
+
+
+def test_a_wide_image_is_stretched_by_a_third_at_most(tmp_path: Path) -> None:
+    across, down = np.meshgrid(np.arange(64), np.arange(32))
+    for number in range(8):
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        colour = np.stack([across * 4, down * 8, np.full_like(down, number)], 2).astype(np.uint8)
+        Image.fromarray(colour).save(tmp_path / "images" / f"{number}.png")
+        redraw(tmp_path, str(number), (across > 31).astype(np.uint8))
+    split = folder(tmp_path, augment=True, image_size=32).drawn("train")
+    stretched = []
+    for image in split.__getitems__(list(range(20 * len(split)))).inputs:
+        wide, high = (255 * (image[channel].max() - image[channel].min()) / step for channel, step in ((0, 4), (1, 8)))
+        stretched.append(float((32 / high) / (64 / wide)))
+    assert 0.7 < min(stretched) < 0.85
+    assert 1.2 < max(stretched) < 1.4
 
 
 def test_another_mask_is_another_fingerprint(tmp_path: Path) -> None:

@@ -48,6 +48,32 @@ def test_folders_named_after_splits_are_kept_apart(plant, base: str) -> None:
     assert sizes(images(plant({"more/train": 20, "more/test": 5}).joinpath("more"))) == (17, 3, 5)
 
 
+@pytest.mark.parametrize("name", ["val", "Valid", "validation", "test", "TEST"])
+def test_without_a_folder_of_train_what_lies_in_no_other_split_is_train(plant, name: str) -> None:
+    data = images(plant({"bus": 20, ".": 3, name: 5}))
+    split = "test" if name.lower() == "test" else "val"
+    assert {each for each in data.example_ids(split) if each.startswith(f"{name}/")} == set(data.example_ids(split))
+    assert len(data.drawn(split)) == 5
+    assert not any(each.startswith(f"{name}/") for each in data.example_ids("train"))
+
+
+@pytest.mark.parametrize(
+    "counts", [{"test": 40}, {"wrapped/Test/a": 20, "wrapped/Test/b": 20}, {"val": 20, "test": 20}]
+)
+def test_images_of_other_splits_alone_are_never_trained_on(plant, counts: dict[str, int]) -> None:
+    root = plant(counts)
+    assert sentence_of(root) == (
+        f"data.root={root}: every image in it is one of {'val or test' if 'val' in counts else 'test'}; "
+        "add some of train, or choose the folder to train on as data.root"
+    )
+    assert sizes(images(root / next(iter(counts)))) in [(28, 6, 6), (14, 3, 3)]
+
+
+def test_two_names_of_one_split_are_refused(plant) -> None:
+    root = plant({"a": 10, "val": 5, "valid": 5})
+    assert sentence_of(root) == f"data.root={root}: 'val' and 'valid' both stand for val; keep one of them"
+
+
 def test_an_archive_is_the_folder_that_was_packed(plant, tmp_path: Path) -> None:
     root = plant({"a": 20, "b": 20})
     with zipfile.ZipFile(tmp_path / "pics.zip", "w") as packed:
