@@ -4,9 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from frostline.batch import Batch
+from frostline.checkpoint import carry
+from frostline.errors import RequestError
 from frostline.nn.cifar_resnet import CifarResNet
+from frostline.nn.fcn import Fcn
+from frostline.nn.stages import stages
+from frostline.nn.timm import Timm
 from frostline.nn.torchvision import Torchvision
 from frostline.nn.trunk import Trunk, as_maps
+from frostline.objectives.masked_pixels import MaskedPixels
 
 
 def test_features_of_a_cifar_resnet_are_those_before_pooling_and_before_the_head() -> None:
@@ -66,3 +73,74 @@ def test_mode_and_random_state_stay() -> None:
     assert torch.equal(torch.rand(1), expected)
     assert all(module.training for module in trunk.modules())
     assert isinstance(trunk.network.linear, nn.Identity)
+
+
+SEVERAL = [
+    CifarResNet(depth=20),
+    Torchvision(name="mobilenet_v3_small", weights=None),
+    Torchvision(name="alexnet", weights=None),
+    pytest.param(Torchvision(name="vgg11_bn", weights=None), marks=pytest.mark.slow),
+    Timm(name="mobilenetv3_small_050", weights=None),
+    Timm(name="test_vit3", weights=None),  # its attention pooling comes after the maps
+]
+
+
+def name_of(recipe: object) -> str:
+    return getattr(recipe, "name", "resnet20")
+
+
+@pytest.mark.parametrize("recipe", SEVERAL, ids=name_of)
+def test_every_parameter_of_a_network_of_maps_gets_a_gradient(recipe) -> None:
+    side = recipe.input.size
+    network = Fcn(backbone=recipe).network(3)
+    network(torch.randn(2, 3, side, side)).square().mean().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    owned = [name for part in stages(network, torch.zeros(2, 3, side, side)) for name in part.parameters]
+    assert sorted(owned) == sorted(name for name, _ in network.named_parameters())
+
+
+def test_every_parameter_that_guesses_pixels_gets_a_gradient() -> None:
+    recipe = Torchvision(name="mobilenet_v3_small", weights=None)
+    network, objective = MaskedPixels().network(recipe, ["a", "b"]), MaskedPixels()
+    images = torch.randn(2, 3, 64, 64)
+    batch = Batch(inputs=images, targets=torch.zeros(2, dtype=torch.int64), places=torch.arange(2))
+    objective.loss(network.train()(images), batch).backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    assert network.eval()(images)["features"].shape == (2, 576)
+
+
+@pytest.mark.parametrize("recipe", SEVERAL[:3], ids=name_of)
+def test_a_network_of_maps_carries_all_of_its_classifier_that_it_has(recipe) -> None:
+    whole, network = recipe.network(7).state_dict(), Fcn(backbone=recipe).network(3)
+    head = [name for name, _ in network.named_parameters() if name.startswith("head.")]
+    assert carry(network, whole, head=head, min_coverage=1.0).coverage == 1
+    filled = network.trunk.network.state_dict()
+    assert filled
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in filled.items())
+
+
+def test_maps_are_the_same_without_what_runs_after_them() -> None:
+    recipe, images = Torchvision(name="mobilenet_v3_small", weights=None), torch.randn(2, 3, 96, 64)
+    whole, cut = Trunk(recipe).eval(), Trunk(recipe, maps=True).eval()
+    cut.load_state_dict(whole.state_dict(), strict=False)
+    assert {n.rpartition(".")[0] for n in whole.state_dict().keys() - cut.state_dict()} == {"network.classifier.0"}
+    maps, pooled = cut(images)
+    torch.testing.assert_close(maps, whole(images).maps)
+    torch.testing.assert_close(pooled, maps.mean(dim=(2, 3)))
+
+
+def test_a_network_of_several_paths_is_refused_for_its_maps() -> None:
+    with pytest.raises(RequestError, match=r"^model.name: the feature maps of crossvit_tiny_240 do without some of"):
+        Trunk(Timm(name="crossvit_tiny_240", weights=None), maps=True)
+
+
+@pytest.mark.parametrize(
+    "recipe", [Torchvision(name="alexnet", weights=None), SEVERAL[3], SEVERAL[1], Timm(name="resnet10t", weights=None)],
+    ids=name_of,
+)  # fmt: skip
+def test_maps_grow_with_the_image(recipe) -> None:
+    trunk = Trunk(recipe, maps=True).eval()
+    with torch.no_grad():
+        small, large = (trunk(torch.zeros(1, 3, side, 2 * side)).maps for side in (128, 256))
+    assert small.shape[2:] == ((3, 7) if recipe.name == "alexnet" else (4, 8))
+    assert large.shape[2:] == ((7, 15) if recipe.name == "alexnet" else (8, 16))
