@@ -75,7 +75,7 @@ class Timm:
         Raises:
             WeightsError: The weights cannot be downloaded or read, or are those of another network.
         """
-        network: Any = _timm().create_model(self._tagged, num_classes=num_classes)
+        network = _created(self._tagged, num_classes)
         network.head_modules = tuple(_classifiers(network))
         if self.weights is not None:
             weights = self._download() if self._published else _renamed(read_weights(self.weights), network, self.name)
@@ -138,6 +138,18 @@ class Timm:
 
 def _timm() -> Any:
     return library("timm", extra="timm")
+
+
+def _created(name: str, num_classes: int) -> Any:
+    """Build a network that takes images of any size where timm can: it resamples the positions, as it does itself.
+
+    At the size of the weights that changes nothing, and data may choose another.
+    """
+    create = _timm().create_model
+    try:
+        return create(name, num_classes=num_classes, dynamic_img_size=True)
+    except TypeError:  # what this network's class says to an argument that it has not
+        return create(name, num_classes=num_classes)
 
 
 def _way_out(name: str, names: list[str]) -> str:

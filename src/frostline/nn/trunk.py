@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from math import isqrt, prod
 from typing import Any, NamedTuple
@@ -49,10 +50,12 @@ class Trunk(nn.Module):
         side = recipe.input.size
         example = torch.zeros(2, 3, side, side)
         _behead(self.network, example)
-        self._last = _last_with_maps(self.network, example)
+        called = str(getattr(recipe, "name", type(recipe).__name__))
+        self._last, places = _last_with_maps(self.network, example)
+        self._tokens = _Tokens(called=called, size=side, tokens=places)
         self._pooled = _evaluated(self.network, example).flatten(1).shape[1]
         if maps:
-            self._cut(example, called=getattr(recipe, "name", type(recipe).__name__))
+            self._cut(example, called=called)
         features: Features = _evaluated(self, example)
         self.channels, self.width, self.side = features.maps.shape[1], features.pooled.shape[1], features.maps.shape[2]
 
@@ -64,7 +67,9 @@ class Trunk(nn.Module):
             pooled = self.network(images)
         finally:
             handle.remove()
-        maps = as_maps(seen[-1], width=self._pooled)
+        height, width = images.shape[2:]
+        grid = self._tokens.grid(seen[-1].shape[1], (height, width)) if seen[-1].ndim == 3 else (0, 0)
+        maps = as_maps(seen[-1], width=self._pooled, grid=grid)
         if self._maps:
             return Features(maps, maps.mean(dim=(2, 3)))
         pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # GoogLeNet and Inception, while they train
@@ -85,19 +90,56 @@ class Trunk(nn.Module):
             raise RequestError(_no_maps(called))
 
 
-def as_maps(features: Tensor, *, width: int) -> Tensor:
-    """Return features of shape (B, C, h, w): those of tokens (B, N, C) on their square grid, without class tokens.
+def as_maps(features: Tensor, *, width: int, grid: tuple[int, int]) -> Tensor:
+    """Return features of shape (B, C, h, w): those of tokens (B, N, C) on their grid, without class tokens before it.
 
     Args:
         features: Of shape (B, C, h, w), (B, h, w, C) or (B, N, C).
         width: How many features an image has once they are pooled, which tells where the channels are.
+        grid: h and w of tokens.
     """
     if features.ndim == 4:
         last = features.shape[1] != width and features.shape[3] == width
         return features.movedim(3, 1) if last else features
-    side = isqrt(features.shape[1])
-    grid = features[:, features.shape[1] - side**2 :]
-    return grid.transpose(1, 2).reshape(len(grid), -1, side, side)
+    places = features[:, features.shape[1] - prod(grid) :]
+    return places.transpose(1, 2).reshape(len(places), -1, *grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    """How the tokens of a network lie on images.
+
+    Attributes:
+        called: The network.
+        size: Height and width in pixels of the images that it expects.
+        tokens: Their tokens; what is left over of a square grid are class tokens.
+    """
+
+    called: str
+    size: int
+    tokens: int
+
+    def grid(self, tokens: int, sides: tuple[int, int]) -> tuple[int, int]:
+        """Return rows and columns of the tokens of images.
+
+        Args:
+            tokens: How many an image has.
+            sides: Height and width in pixels.
+
+        Raises:
+            RequestError: So many lie on no grid of the patches that the network has where it is shown squares.
+        """
+        across = isqrt(self.tokens)
+        extra = self.tokens - across**2
+        whole = [side * across // self.size for side in sides]
+        begun = [-(-side * across // self.size) for side in sides]
+        for rows, columns in (whole, begun):
+            if rows * columns + extra == tokens:
+                return rows, columns
+        problem = f"of {sides[0]} x {sides[1]} pixels become {tokens} tokens of {self.called}, which are no grid"
+        raise RequestError(
+            f"data.image_size: images {problem}; show it squares of {self.size}, or choose a convolutional network"
+        )
 
 
 def _behead(network: nn.Module, example: Tensor) -> None:
@@ -151,8 +193,8 @@ def _cut(network: nn.Module, idle: Collection[str]) -> None:
             gone.append(f"{name}.")
 
 
-def _last_with_maps(network: nn.Module, example: Tensor) -> str:
-    """Return the name of the last module of the forward pass that gives a map of more than one place, or tokens.
+def _last_with_maps(network: nn.Module, example: Tensor) -> tuple[str, int]:
+    """Name the last module of the forward pass that gives a map of more than one place, or tokens: and how many.
 
     A map that is as large for images half as wide comes of pooling (VGG, AlexNet), where others can be had.
     """
@@ -162,7 +204,7 @@ def _last_with_maps(network: nn.Module, example: Tensor) -> str:
         smaller = dict(_shapes(network, example[..., :half, :half]))
     except Exception:  # whatever a network says that takes images of one size
         smaller = {}
-    ended = [name for name, shape in shapes if smaller.get(name) != shape]
+    ended = [(name, shape[1]) for name, shape in shapes if smaller.get(name) != shape]
     assert ended, "a network of images has feature maps"
     return ended[-1]
 

@@ -54,13 +54,14 @@ def test_parameters_keep_their_names_and_the_head_is_gone() -> None:
 
 def test_tokens_lie_on_their_grid_without_the_class_token() -> None:
     tokens = torch.arange(10.0).view(1, 10, 1)
-    assert torch.equal(as_maps(tokens, width=1), torch.arange(1.0, 10).view(1, 1, 3, 3))
+    assert torch.equal(as_maps(tokens, width=1, grid=(3, 3)), torch.arange(1.0, 10).view(1, 1, 3, 3))
+    assert torch.equal(as_maps(tokens, width=1, grid=(2, 4)), torch.arange(2.0, 10).view(1, 1, 2, 4))
 
 
 def test_maps_with_channels_last_are_turned() -> None:
     features = torch.randn(2, 7, 5, 16)
-    assert torch.equal(as_maps(features, width=16), features.permute(0, 3, 1, 2))
-    assert as_maps(features, width=7) is features
+    assert torch.equal(as_maps(features, width=16, grid=(0, 0)), features.permute(0, 3, 1, 2))
+    assert as_maps(features, width=7, grid=(0, 0)) is features
 
 
 def test_mode_and_random_state_stay() -> None:
@@ -144,3 +145,25 @@ def test_maps_grow_with_the_image(recipe) -> None:
         small, large = (trunk(torch.zeros(1, 3, side, 2 * side)).maps for side in (128, 256))
     assert small.shape[2:] == ((3, 7) if recipe.name == "alexnet" else (4, 8))
     assert large.shape[2:] == ((7, 15) if recipe.name == "alexnet" else (8, 16))
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "deit_tiny_distilled_patch16_224"])
+def test_tokens_of_an_image_that_is_no_square_lie_where_their_patches_were(name: str) -> None:
+    trunk = Trunk(Timm(name=name, weights=None)).eval()
+    final: list[torch.Tensor] = []
+    trunk.network.norm.register_forward_hook(lambda *call: final.append(call[-1]))
+    maps = trunk(torch.randn(1, 3, 240, 320)).maps
+    assert maps.shape[2:] == (15, 20)
+    prefix = final[0].shape[1] - 15 * 20
+    for row, column in ((0, 0), (0, 19), (7, 3), (14, 19)):
+        assert torch.equal(maps[0, :, row, column], final[0][0, prefix + 20 * row + column])
+
+
+def test_tokens_on_no_grid_are_refused() -> None:
+    trunk = Trunk(Timm(name="xcit_nano_12_p16_224", weights=None))
+    way_out = "show it squares of 224, or choose a convolutional network"
+    problem = "images of 240 x 330 pixels become 12 tokens of xcit_nano_12_p16_224, which are no grid"
+    with pytest.raises(RequestError, match=rf"^data.image_size: {problem}; {way_out}$"):
+        trunk._tokens.grid(12, (240, 330))
+    assert trunk._tokens.grid(15 * 20 + 1, (240, 330)) == (15, 20)
+    assert trunk._tokens.grid(15 * 21 + 1, (240, 330)) == (15, 21)
