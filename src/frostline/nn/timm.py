@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frostline.errors import RequestError, WeightsError
 from frostline.nearest import did_you_mean, nearest
 from frostline.nn.backbone import CLASSIFIERS, ImageInput
+from frostline.nn.class_names import IMAGENET_CLASSES, imagenet
 from frostline.nn.extras import library
 from frostline.nn.stages import stages
 from frostline.nn.torchvision_weights import fill, fill_whole
@@ -54,6 +55,11 @@ class Timm:
             problem = f"{self.name} takes images of {channels} x {height} x {width}"
             raise RequestError(f"model.name: {problem}; choose a network for square images of three channels")
         return ImageInput(size=height, mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that published weights tell apart, where these are ImageNet's 1,000."""
+        return imagenet() if self._published and self._config.num_classes == IMAGENET_CLASSES else None
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights, published or a file's, have as many classes."""

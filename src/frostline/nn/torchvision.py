@@ -53,6 +53,11 @@ class Torchvision:
             return ImageInput(size=preset.crop_size[0], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         return ImageInput(size=preset.crop_size[0], mean=tuple(preset.mean), std=tuple(preset.std))
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that published weights tell apart."""
+        return None if self._published is None else list(self._published.meta["categories"])
+
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights, those of ImageNet's 1,000 classes or a file's, have as many classes."""
         new = partial(self._new, num_classes)

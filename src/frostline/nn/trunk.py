@@ -156,7 +156,7 @@ def _no_maps(called: str) -> str:
     return f"model.name: the feature maps of {called} do without some of its layers; choose a network of one path"
 
 
-class _Gone(nn.Identity):
+class _Gone(nn.Module):
     """What stands where a layer was that nothing needs."""
 
     def forward(self, given: Any, *_: Any, **__: Any) -> Any:
@@ -168,7 +168,7 @@ def _idle(trunk: Trunk, example: Tensor) -> list[str]:
     """Return the names of the parameters of a trunk's network that its maps do not depend on."""
     twin = deepcopy(trunk).eval()
     named = twin.network.named_parameters()
-    names = {parameter: name for name, parameter in named if parameter.requires_grad}
+    names: dict[Any, str] = {parameter: name for name, parameter in named if parameter.requires_grad}
     with torch.enable_grad():
         todo = [twin(example).maps.grad_fn]
     met = set(todo)
