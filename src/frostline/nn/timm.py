@@ -44,7 +44,10 @@ class Timm:
 
     @property
     def input(self) -> ImageInput:
-        """What the chosen weights were trained on; a file or new weights take after the default weights.
+        """Size and normalisation of the chosen weights; a file or new weights take after the default weights.
+
+        timm's interpolation and `crop_pct`, how much of an image it evaluates, are not told: data resize in their own
+        way, so that published accuracies are met only nearly.
 
         Raises:
             RequestError: The network does not take square images of three channels.

@@ -47,7 +47,11 @@ class Torchvision:
 
     @property
     def input(self) -> ImageInput:
-        """What the chosen weights were evaluated on; a file or new weights take after the default weights."""
+        """Crop size and normalisation of the chosen weights' evaluation; a file or new weights take the default's.
+
+        How the weights' authors resized an image before they cropped it (to 232 pixels for 224, say, bicubically) is
+        not told: data resize in their own way, so that published accuracies are met only nearly.
+        """
         preset = (self._published or self._enum["DEFAULT"]).transforms()
         if self.name in _ON_SYMMETRIC_PIXELS:
             return ImageInput(size=preset.crop_size[0], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
