@@ -26,7 +26,11 @@ class ImageInput:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A recipe for a network; it knows nothing of training."""
+    """A recipe for a network; it knows nothing of training.
+
+    One whose weights bring a head for classes with names has these in a property `classes`, see
+    `frostline.nn.class_names`.
+    """
 
     tasks: ClassVar[tuple[str, ...]]
     """What its outputs are good for: data, model and objective of a run share a task."""

@@ -52,6 +52,9 @@ def watch(network: nn.Module, example: Any) -> Calls:
     Args:
         network: Any network that `copy.deepcopy` can copy.
         example: Inputs that the network takes: a tensor, or tensors in lists and mappings.
+
+    Raises:
+        RuntimeError: The network does not take the example.
     """
     try:
         return _watch_twin(
@@ -59,7 +62,10 @@ def watch(network: nn.Module, example: Any) -> Calls:
         )
     except Exception:  # whatever a network does that needs values, the real run below can do or will explain
         device = next(network.parameters()).device
+    try:
         return _watch_twin(network, _twin(network, parameter=Tensor.detach, buffer=torch.clone), moved(example, device))
+    except AssertionError as error:  # timm's and torchvision's transformers assert the size of images
+        raise RuntimeError(str(error)) from error
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

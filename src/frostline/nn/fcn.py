@@ -41,7 +41,7 @@ class Fcn:
 
     def network(self, num_classes: int) -> nn.Module:
         """Build the network: images (B, 3, H, W) -> logits (B, num_classes, H, W)."""
-        return _Fcn(Trunk(self.backbone), num_classes)
+        return _Fcn(Trunk(self.backbone, maps=True), num_classes)
 
 
 class _Fcn(nn.Module):

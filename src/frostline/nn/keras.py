@@ -19,6 +19,7 @@ from torch import nn
 from frostline.errors import RequestError, WeightsError
 from frostline.nearest import did_you_mean
 from frostline.nn.backbone import CLASSIFIERS, ImageInput
+from frostline.nn.class_names import IMAGENET_CLASSES, imagenet
 from frostline.nn.extras import library
 from frostline.nn.keras_graph import KerasGraph, graph_of, torch_network
 
@@ -28,7 +29,6 @@ Pixels = Literal["tf", "torch", "caffe", "raw"]
 """What Keras' `preprocess_input` makes of pixels: [-1, 1], ImageNet's statistics, blue first without its mean in
 [0, 255], or [0, 255] as they are, which the network itself scales."""
 
-IMAGENET_CLASSES = 1000
 _INSTEAD = "pass model.weights=FILE, or model.weights=null for new weights."
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -125,6 +125,11 @@ class Keras:
     def blue_first(self) -> bool:
         """Whether the weights were trained on blue, green, red; the network takes red, green, blue all the same."""
         return self._pixels == "caffe"
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that published weights tell apart, ImageNet's."""
+        return imagenet() if self.name is not None and self.weights == "DEFAULT" else None
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights are those of a classifier of so many classes."""

@@ -1,6 +1,6 @@
 """A file of ONNX as a checked model: whole, inside its folder, from one image to one vector of scores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def read_model(path: Path) -> Any:
 
     Raises:
         WeightsError: The file is truncated or no model, or its tensors lie outside its folder or nowhere.
-        RequestError: It has operators that onnx2torch does not know, or not one input and one output.
+        RequestError: It was exported in training mode, has operators that onnx2torch does not know, or not one output.
     """
     onnx = onnx_library()
     model = _parsed(path)
@@ -31,6 +31,7 @@ def read_model(path: Path) -> Any:
         onnx.checker.check_model(model)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise WeightsError(_broken(path, str(error))) from error
+    _refuse_training(model, path)
     _without_identities(model.graph)
     model = _raised(model)
     _refuse_unknown(model, path)
@@ -124,6 +125,25 @@ def _raised(model: Any) -> Any:
         return converter.convert_version(model, _OLDEST)
     except (RuntimeError, converter.ConvertError):  # what stays old and unknown is refused by name
         return model
+
+
+def _refuse_training(model: Any, path: Path) -> None:
+    """Refuse an export whose layers would train inside the graph: normalisation by the batch, dropout at work."""
+    stored = {each.name: each for each in model.graph.initializer}
+    stored |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
+    training = {node.op_type for node in model.graph.node if _trains(node, stored)}
+    if training:
+        raise RequestError(
+            f"model.file: {path} was exported in training mode ({', '.join(sorted(training))}); export it in eval mode "
+            "(training=torch.onnx.TrainingMode.EVAL), with operator set 13 to 17"
+        )
+
+
+def _trains(node: Any, stored: Mapping[str, Any]) -> bool:
+    if node.op_type == "BatchNormalization":
+        return len(node.output) > 1 or any(each.name == "training_mode" and each.i for each in node.attribute)
+    mode = stored.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
+    return mode is not None and bool(onnx_library("onnx.numpy_helper").to_array(mode))
 
 
 def _refuse_unknown(model: Any, path: Path) -> None:

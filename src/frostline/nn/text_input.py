@@ -51,5 +51,12 @@ class TextInput:
     def _encodings(self, texts: list[Any], *, words: bool, **cutting: Any) -> list[Any]:
         if not texts:
             return []
+        if words:
+            texts = [_as_in_running_text(text) for text in texts]
         told = {"is_split_into_words": words, "return_attention_mask": False, "return_token_type_ids": False}
         return list(self.tokenizer(texts, verbose=False, **told, **cutting).encodings)
+
+
+def _as_in_running_text(words: Sequence[str]) -> list[str]:
+    """Give each word the space before it, but the first: to some tokenizers, such as GPT-2's, it is part of a token."""
+    return [f" {word}" if place and word else word for place, word in enumerate(words)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frostline.errors import RequestError, WeightsError
 from frostline.nearest import did_you_mean, nearest
 from frostline.nn.backbone import CLASSIFIERS, ImageInput
+from frostline.nn.class_names import IMAGENET_CLASSES, imagenet
 from frostline.nn.extras import library
 from frostline.nn.stages import stages
 from frostline.nn.torchvision_weights import fill, fill_whole
@@ -43,7 +44,10 @@ class Timm:
 
     @property
     def input(self) -> ImageInput:
-        """What the chosen weights were trained on; a file or new weights take after the default weights.
+        """Size and normalisation of the chosen weights; a file or new weights take after the default weights.
+
+        timm's interpolation and `crop_pct`, how much of an image it evaluates, are not told: data resize in their own
+        way, so that published accuracies are met only nearly.
 
         Raises:
             RequestError: The network does not take square images of three channels.
@@ -54,6 +58,11 @@ class Timm:
             problem = f"{self.name} takes images of {channels} x {height} x {width}"
             raise RequestError(f"model.name: {problem}; choose a network for square images of three channels")
         return ImageInput(size=height, mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that published weights tell apart, where these are ImageNet's 1,000."""
+        return imagenet() if self._published and self._config.num_classes == IMAGENET_CLASSES else None
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights, published or a file's, have as many classes."""
@@ -75,7 +84,7 @@ class Timm:
         Raises:
             WeightsError: The weights cannot be downloaded or read, or are those of another network.
         """
-        network: Any = _timm().create_model(self._tagged, num_classes=num_classes)
+        network = _created(self._tagged, num_classes)
         network.head_modules = tuple(_classifiers(network))
         if self.weights is not None:
             weights = self._download() if self._published else _renamed(read_weights(self.weights), network, self.name)
@@ -138,6 +147,18 @@ class Timm:
 
 def _timm() -> Any:
     return library("timm", extra="timm")
+
+
+def _created(name: str, num_classes: int) -> Any:
+    """Build a network that takes images of any size where timm can: it resamples the positions, as it does itself.
+
+    At the size of the weights that changes nothing, and data may choose another.
+    """
+    create = _timm().create_model
+    try:
+        return create(name, num_classes=num_classes, dynamic_img_size=True)
+    except TypeError:  # what this network's class says to an argument that it has not
+        return create(name, num_classes=num_classes)
 
 
 def _way_out(name: str, names: list[str]) -> str:

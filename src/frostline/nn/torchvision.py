@@ -47,11 +47,20 @@ class Torchvision:
 
     @property
     def input(self) -> ImageInput:
-        """What the chosen weights were evaluated on; a file or new weights take after the default weights."""
+        """Crop size and normalisation of the chosen weights' evaluation; a file or new weights take the default's.
+
+        How the weights' authors resized an image before they cropped it (to 232 pixels for 224, say, bicubically) is
+        not told: data resize in their own way, so that published accuracies are met only nearly.
+        """
         preset = (self._published or self._enum["DEFAULT"]).transforms()
         if self.name in _ON_SYMMETRIC_PIXELS:
             return ImageInput(size=preset.crop_size[0], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         return ImageInput(size=preset.crop_size[0], mean=tuple(preset.mean), std=tuple(preset.std))
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that published weights tell apart."""
+        return None if self._published is None else list(self._published.meta["categories"])
 
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights, those of ImageNet's 1,000 classes or a file's, have as many classes."""

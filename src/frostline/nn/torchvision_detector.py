@@ -85,6 +85,12 @@ class TorchvisionDetector:
         own = next(spec for begin, spec in _SIZES.items() if self.name.startswith(begin))
         return own if self.size is None else own.of_size(self.size)
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that published weights tell apart, without background."""
+        published = self._enum.__members__.get(self.weights)
+        return None if published is None else list(published.meta["categories"])[self._first_label :]
+
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights, COCO's with 90 places for classes or a file's, have as many classes."""
         classes, new = num_classes + self._first_label, partial(self._new, num_classes)

@@ -57,6 +57,12 @@ class TorchvisionSegmenter:
         preset = self._enum["DEFAULT"].transforms()
         return ImageInput(size=self.size, mean=tuple(preset.mean), std=tuple(preset.std))
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that published weights tell apart."""
+        published = self._enum.__members__.get(self.weights)
+        return None if published is None else list(published.meta["categories"])
+
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights, those of Pascal VOC's 21 classes or a file's, have as many classes."""
         return bring_head(self.weights, self._enum, classes=num_classes, new=partial(self._new, num_classes))

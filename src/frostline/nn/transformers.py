@@ -146,6 +146,11 @@ class TextClassifier(Transformer):
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multilabel")
     family: ClassVar[str] = "AutoModelForSequenceClassification"
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that the weights tell apart, where the configuration has some."""
+        return hub.class_names(self._config)
+
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights are those of a network for the same task, with as many classes."""
         return super().brings_head(num_classes) and bool(self._config.num_labels == num_classes)

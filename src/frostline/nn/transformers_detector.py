@@ -62,6 +62,11 @@ class TransformersDetector:
             own = DetectionInput(size=sides["shortest_edge"], longest=sides.get("longest_edge") or 1333)
         return own if self.size is None else own.of_size(self.size)
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that the weights tell apart, where the configuration has some."""
+        return hub.class_names(self._config)
+
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights are those of a detection network with as many classes."""
         of_the_task = any(kind.endswith(_TASK) for kind in self._config.architectures or [])

@@ -49,6 +49,11 @@ class TransformersSegmenter:
             std=tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
         )
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the classes that the weights tell apart, where the configuration has some."""
+        return hub.class_names(self._config)
+
     def brings_head(self, num_classes: int) -> bool:
         """Tell whether the weights are those of a network for segmentation, with as many classes."""
         of_the_task = self._kind.__name__ in (self._config.architectures or [])

@@ -1,13 +1,16 @@
 """A classification network without its head: what dense prediction and self-supervision put other heads on."""
 
+from collections.abc import Collection
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
-from math import isqrt
+from math import isqrt, prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from frostline.errors import RequestError
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import stages
 
@@ -31,6 +34,8 @@ class Trunk(nn.Module):
 
     Args:
         recipe: Of a classification network.
+        maps: Whether its maps alone are trained on: then the layers that run after them go with the head, since
+            nothing would train these, and pooled features are the maps' means.
 
     Attributes:
         channels: C of its maps.
@@ -38,13 +43,19 @@ class Trunk(nn.Module):
         side: h of its maps where images have the size that the recipe expects.
     """
 
-    def __init__(self, recipe: Backbone) -> None:
+    def __init__(self, recipe: Backbone, *, maps: bool = False) -> None:
         super().__init__()
         self.network = recipe.network(2)  # a head of any size: it goes
+        self._maps = maps
         side = recipe.input.size
         example = torch.zeros(2, 3, side, side)
         _behead(self.network, example)
-        self._last = _last_with_maps(self.network, example)
+        called = str(getattr(recipe, "name", type(recipe).__name__))
+        self._last, places = _last_with_maps(self.network, example)
+        self._tokens = _Tokens(called=called, size=side, tokens=places)
+        self._pooled = _evaluated(self.network, example).flatten(1).shape[1]
+        if maps:
+            self._cut(example, called=called)
         features: Features = _evaluated(self, example)
         self.channels, self.width, self.side = features.maps.shape[1], features.pooled.shape[1], features.maps.shape[2]
 
@@ -56,24 +67,79 @@ class Trunk(nn.Module):
             pooled = self.network(images)
         finally:
             handle.remove()
+        height, width = images.shape[2:]
+        grid = self._tokens.grid(seen[-1].shape[1], (height, width)) if seen[-1].ndim == 3 else (0, 0)
+        maps = as_maps(seen[-1], width=self._pooled, grid=grid)
+        if self._maps:
+            return Features(maps, maps.mean(dim=(2, 3)))
         pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # GoogLeNet and Inception, while they train
-        pooled = pooled.flatten(1)
-        return Features(as_maps(seen[-1], width=pooled.shape[1]), pooled)
+        return Features(maps, pooled.flatten(1))
+
+    def _cut(self, example: Tensor, *, called: str) -> None:
+        """Leave only what the maps depend on.
+
+        Raises:
+            RequestError: The rest of the network cannot do without what goes.
+        """
+        _cut(self.network, _idle(self, example))
+        try:
+            idle = _idle(self, example)
+        except Exception as error:  # whatever a network says whose branches need each other
+            raise RequestError(_no_maps(called)) from error
+        if idle:
+            raise RequestError(_no_maps(called))
 
 
-def as_maps(features: Tensor, *, width: int) -> Tensor:
-    """Return features of shape (B, C, h, w): those of tokens (B, N, C) on their square grid, without class tokens.
+def as_maps(features: Tensor, *, width: int, grid: tuple[int, int]) -> Tensor:
+    """Return features of shape (B, C, h, w): those of tokens (B, N, C) on their grid, without class tokens before it.
 
     Args:
         features: Of shape (B, C, h, w), (B, h, w, C) or (B, N, C).
         width: How many features an image has once they are pooled, which tells where the channels are.
+        grid: h and w of tokens.
     """
     if features.ndim == 4:
         last = features.shape[1] != width and features.shape[3] == width
         return features.movedim(3, 1) if last else features
-    side = isqrt(features.shape[1])
-    grid = features[:, features.shape[1] - side**2 :]
-    return grid.transpose(1, 2).reshape(len(grid), -1, side, side)
+    places = features[:, features.shape[1] - prod(grid) :]
+    return places.transpose(1, 2).reshape(len(places), -1, *grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    """How the tokens of a network lie on images.
+
+    Attributes:
+        called: The network.
+        size: Height and width in pixels of the images that it expects.
+        tokens: Their tokens; what is left over of a square grid are class tokens.
+    """
+
+    called: str
+    size: int
+    tokens: int
+
+    def grid(self, tokens: int, sides: tuple[int, int]) -> tuple[int, int]:
+        """Return rows and columns of the tokens of images.
+
+        Args:
+            tokens: How many an image has.
+            sides: Height and width in pixels.
+
+        Raises:
+            RequestError: So many lie on no grid of the patches that the network has where it is shown squares.
+        """
+        across = isqrt(self.tokens)
+        extra = self.tokens - across**2
+        whole = [side * across // self.size for side in sides]
+        begun = [-(-side * across // self.size) for side in sides]
+        for rows, columns in (whole, begun):
+            if rows * columns + extra == tokens:
+                return rows, columns
+        problem = f"of {sides[0]} x {sides[1]} pixels become {tokens} tokens of {self.called}, which are no grid"
+        raise RequestError(
+            f"data.image_size: images {problem}; show it squares of {self.size}, or choose a convolutional network"
+        )
 
 
 def _behead(network: nn.Module, example: Tensor) -> None:
@@ -86,21 +152,83 @@ def _behead(network: nn.Module, example: Tensor) -> None:
         setattr(network.get_submodule(parent), own, None if auxiliary else nn.Identity())
 
 
-def _last_with_maps(network: nn.Module, example: Tensor) -> str:
-    """Return the name of the last module of the forward pass that gives a map of more than one place, or tokens."""
-    twin = deepcopy(network)
-    ended: list[str] = []
-    for name, module in twin.named_modules():
-        module.register_forward_hook(partial(_note, ended, name))
-    _evaluated(twin, example)
+def _no_maps(called: str) -> str:
+    return f"model.name: the feature maps of {called} do without some of its layers; choose a network of one path"
+
+
+class _Gone(nn.Module):
+    """What stands where a layer was that nothing needs."""
+
+    def forward(self, given: Any, *_: Any, **__: Any) -> Any:
+        """Return the first of what the layer was given."""
+        return given
+
+
+def _idle(trunk: Trunk, example: Tensor) -> list[str]:
+    """Return the names of the parameters of a trunk's network that its maps do not depend on."""
+    twin = deepcopy(trunk).eval()
+    named = twin.network.named_parameters()
+    names: dict[Any, str] = {parameter: name for name, parameter in named if parameter.requires_grad}
+    with torch.enable_grad():
+        todo = [twin(example).maps.grad_fn]
+    met = set(todo)
+    while todo:
+        step: Any = todo.pop()
+        names.pop(getattr(step, "variable", None), None)
+        new = {before for before, _ in step.next_functions if before is not None} - met
+        met |= new
+        todo += new
+    return list(names.values())
+
+
+def _cut(network: nn.Module, idle: Collection[str]) -> None:
+    """Take the modules out of a network all of whose parameters are idle; a sequence stays, without its layers."""
+    gone: list[str] = []
+    for name, module in list(network.named_modules()):
+        own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
+        inside = name.startswith(tuple(gone))
+        if own and own.issubset(idle) and not inside and not isinstance(module, nn.Sequential):
+            parent, _, last = name.rpartition(".")
+            setattr(network.get_submodule(parent), last, _Gone())
+            gone.append(f"{name}.")
+
+
+def _last_with_maps(network: nn.Module, example: Tensor) -> tuple[str, int]:
+    """Name the last module of the forward pass that gives a map of more than one place, or tokens: and how many.
+
+    A map that is as large for images half as wide comes of pooling (VGG, AlexNet), where others can be had.
+    """
+    shapes = _shapes(network, example)
+    half = example.shape[-1] // 2
+    try:
+        smaller = dict(_shapes(network, example[..., :half, :half]))
+    except Exception:  # whatever a network says that takes images of one size
+        smaller = {}
+    ended = [(name, shape[1]) for name, shape in shapes if smaller.get(name) != shape]
     assert ended, "a network of images has feature maps"
     return ended[-1]
 
 
-def _note(ended: list[str], name: str, *call: object) -> None:
+def _shapes(network: nn.Module, example: Tensor) -> list[tuple[str, torch.Size]]:
+    """Return the modules that give maps or tokens, in the order in which they end, and the shape of what they give."""
+    twin = deepcopy(network)
+    pools = [module for module in twin.modules() if "AttentionPool" in type(module).__name__]  # timm's
+    inner = {part for pool in pools for part in pool.modules()}
+    ended: list[tuple[str, torch.Size]] = []
+    for name, module in twin.named_modules():
+        if module not in inner:
+            module.register_forward_hook(partial(_note, ended, name))
+    _evaluated(twin, example)
+    return ended
+
+
+def _note(ended: list[tuple[str, torch.Size]], name: str, *call: object) -> None:
     output = call[-1]
-    if isinstance(output, Tensor) and (output.ndim == 3 or (output.ndim == 4 and output.shape[-2:].numel() > 1)):
-        ended.append(name)
+    if not isinstance(output, Tensor):
+        return
+    places = output.shape[1:2] if output.ndim == 3 else output.shape[-2:] if output.ndim == 4 else ()
+    if prod(places) > 1:
+        ended.append((name, output.shape))
 
 
 def _keep(seen: list[Tensor], *call: Any) -> None:

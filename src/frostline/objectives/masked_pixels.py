@@ -1,5 +1,6 @@
 """Self-supervision by masking: what do the hidden patches of an image look like?"""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -31,6 +32,10 @@ class MaskedPixels(Pretext):
     def __init__(self, *, patch: Annotated[int, Gt(0)] = 4, share: Annotated[float, Gt(0), Lt(1)] = 0.6) -> None:
         self._patch = patch
         self._share = share
+
+    def network(self, model: Backbone, classes: Sequence[str]) -> nn.Module:
+        """Put the guess on the recipe's feature maps; what the network does after them goes."""
+        return self.on(Trunk(model, maps=True), model)
 
     def on(self, trunk: Trunk, model: Backbone) -> nn.Module:
         """Return a network from images (B, 3, H, W) to `error` (B, 1, H, W), squared, and `hidden`, of the same."""

@@ -9,6 +9,7 @@ from torchmetrics import MetricCollection
 
 from frostline.batch import Batch
 from frostline.nn.backbone import Backbone
+from frostline.nn.class_names import same_classes
 
 
 class Objective(ABC):
@@ -30,8 +31,12 @@ class Objective(ABC):
         return model.network(len(classes))
 
     def brings_head(self, model: Backbone, classes: Sequence[str]) -> bool:
-        """Tell whether the recipe's own weights fill the head of that network."""
-        return model.brings_head(len(classes))
+        """Tell whether the recipe's own weights fill the head of that network, and are for these classes.
+
+        Raises:
+            RequestError: They are for the same classes in another order.
+        """
+        return model.brings_head(len(classes)) and same_classes(model, classes)
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

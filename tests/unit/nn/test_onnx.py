@@ -1,6 +1,7 @@
 """Classifiers from files of ONNX: the same numbers, and everything trains."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,22 @@ def test_operators_that_cannot_train_are_named(tmp_path):
     path = linear_file(tmp_path, ("Hardmax", ["images"], ["odd"]), ("Det", ["odd"], ["other"]), source="odd")
     assert message(RequestError, path).startswith(
         f"model.file: {path} has operators that onnx2torch cannot make trainable (Det, Hardmax of operator set 13); "
+    )
+
+
+@pytest.mark.parametrize("operators", [13, 20])
+@pytest.mark.parametrize("layer", ["BatchNormalization", "Dropout"])
+def test_an_export_in_training_mode_is_refused(tmp_path, layer, operators):
+    part = nn.BatchNorm2d(3) if layer == "BatchNormalization" else nn.Dropout()
+    network = nn.Sequential(part, nn.Flatten(), nn.Linear(3 * 16, 5)).train()
+    path, mode = tmp_path / "model.onnx", torch.onnx.TrainingMode.TRAINING
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = (torch.randn(2, 3, 4, 4),)
+        torch.onnx.export(network, example, str(path), dynamo=False, training=mode, opset_version=operators)
+    assert message(RequestError, path) == (
+        f"model.file: {path} was exported in training mode ({layer}); export it in eval mode "
+        "(training=torch.onnx.TrainingMode.EVAL), with operator set 13 to 17"
     )
 
 

@@ -63,6 +63,28 @@ def test_null_weights_are_timms_own_initialisation():
     assert differences(given, made(num_classes=7)) == set()
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_transformers_take_images_of_other_sizes_and_are_the_same_at_their_own(name):
+    torch.manual_seed(1)
+    network = Timm(name=name, weights=None).network(7).eval()
+    torch.manual_seed(1)
+    theirs = timm.create_model(name, num_classes=7).eval()
+    assert differences(network, theirs) == set()
+    images = torch.randn(1, 3, 224, 224)
+    assert torch.equal(network(images), theirs(images))
+    assert network(torch.randn(1, 3, 64, 96)).shape == (1, 7)
+    at_64 = timm.create_model(name, num_classes=7, img_size=64) if name.startswith("vit") else None
+    if at_64 is not None:  # as timm resamples positions where it builds the network for this size
+        at_64.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(theirs.state_dict(), at_64))
+        torch.testing.assert_close(at_64.eval()(small := torch.randn(1, 3, 64, 64)), network(small))
+
+
+def test_a_network_of_one_size_says_which_where_its_stages_are_sought():
+    network = Timm(name="mixer_s32_224", weights=None).network(2)
+    with pytest.raises(RuntimeError, match=r"^Input height \(64\) doesn't match model \(224\)"):
+        stages(network, torch.zeros(2, 3, 64, 64))
+
+
 @pytest.mark.parametrize("name", [SMALL, "vit_tiny_patch16_224", "inception_v3", "levit_128s"])
 def test_inputs_are_what_timm_resolves_for_the_model(name):
     told = timm.data.resolve_model_data_config(timm.create_model(name))

@@ -11,6 +11,7 @@ from torchvision import models
 
 from frostline.errors import RequestError, WeightsError
 from frostline.nn.backbone import Backbone, ImageInput
+from frostline.nn.stages import stages
 from frostline.nn.torchvision import Torchvision
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -285,3 +286,9 @@ def test_weights_bring_the_head_of_as_many_classes_as_they_have(name, tmp_path):
     recipe = Torchvision(name=name, weights=str(tmp_path / "seven.pth"))
     assert recipe.brings_head(7)
     assert not recipe.brings_head(1000)
+
+
+def test_a_transformer_of_one_size_says_which_where_its_stages_are_sought() -> None:
+    network = Torchvision(name="vit_b_32", weights=None).network(2)
+    with pytest.raises(RuntimeError, match=r"^Wrong image height! Expected 224 but got 64!$"):
+        stages(network, torch.zeros(2, 3, 64, 64))

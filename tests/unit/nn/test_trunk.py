@@ -4,9 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from frostline.batch import Batch
+from frostline.checkpoint import carry
+from frostline.errors import RequestError
 from frostline.nn.cifar_resnet import CifarResNet
+from frostline.nn.fcn import Fcn
+from frostline.nn.stages import stages
+from frostline.nn.timm import Timm
 from frostline.nn.torchvision import Torchvision
 from frostline.nn.trunk import Trunk, as_maps
+from frostline.objectives.masked_pixels import MaskedPixels
 
 
 def test_features_of_a_cifar_resnet_are_those_before_pooling_and_before_the_head() -> None:
@@ -47,13 +54,14 @@ def test_parameters_keep_their_names_and_the_head_is_gone() -> None:
 
 def test_tokens_lie_on_their_grid_without_the_class_token() -> None:
     tokens = torch.arange(10.0).view(1, 10, 1)
-    assert torch.equal(as_maps(tokens, width=1), torch.arange(1.0, 10).view(1, 1, 3, 3))
+    assert torch.equal(as_maps(tokens, width=1, grid=(3, 3)), torch.arange(1.0, 10).view(1, 1, 3, 3))
+    assert torch.equal(as_maps(tokens, width=1, grid=(2, 4)), torch.arange(2.0, 10).view(1, 1, 2, 4))
 
 
 def test_maps_with_channels_last_are_turned() -> None:
     features = torch.randn(2, 7, 5, 16)
-    assert torch.equal(as_maps(features, width=16), features.permute(0, 3, 1, 2))
-    assert as_maps(features, width=7) is features
+    assert torch.equal(as_maps(features, width=16, grid=(0, 0)), features.permute(0, 3, 1, 2))
+    assert as_maps(features, width=7, grid=(0, 0)) is features
 
 
 def test_mode_and_random_state_stay() -> None:
@@ -66,3 +74,96 @@ def test_mode_and_random_state_stay() -> None:
     assert torch.equal(torch.rand(1), expected)
     assert all(module.training for module in trunk.modules())
     assert isinstance(trunk.network.linear, nn.Identity)
+
+
+SEVERAL = [
+    CifarResNet(depth=20),
+    Torchvision(name="mobilenet_v3_small", weights=None),
+    Torchvision(name="alexnet", weights=None),
+    pytest.param(Torchvision(name="vgg11_bn", weights=None), marks=pytest.mark.slow),
+    Timm(name="mobilenetv3_small_050", weights=None),
+    Timm(name="test_vit3", weights=None),  # its attention pooling comes after the maps
+]
+
+
+def name_of(recipe: object) -> str:
+    return getattr(recipe, "name", "resnet20")
+
+
+@pytest.mark.parametrize("recipe", SEVERAL, ids=name_of)
+def test_every_parameter_of_a_network_of_maps_gets_a_gradient(recipe) -> None:
+    side = recipe.input.size
+    network = Fcn(backbone=recipe).network(3)
+    network(torch.randn(2, 3, side, side)).square().mean().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    owned = [name for part in stages(network, torch.zeros(2, 3, side, side)) for name in part.parameters]
+    assert sorted(owned) == sorted(name for name, _ in network.named_parameters())
+
+
+def test_every_parameter_that_guesses_pixels_gets_a_gradient() -> None:
+    recipe = Torchvision(name="mobilenet_v3_small", weights=None)
+    network, objective = MaskedPixels().network(recipe, ["a", "b"]), MaskedPixels()
+    images = torch.randn(2, 3, 64, 64)
+    batch = Batch(inputs=images, targets=torch.zeros(2, dtype=torch.int64), places=torch.arange(2))
+    objective.loss(network.train()(images), batch).backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    assert network.eval()(images)["features"].shape == (2, 576)
+
+
+@pytest.mark.parametrize("recipe", SEVERAL[:3], ids=name_of)
+def test_a_network_of_maps_carries_all_of_its_classifier_that_it_has(recipe) -> None:
+    whole, network = recipe.network(7).state_dict(), Fcn(backbone=recipe).network(3)
+    head = [name for name, _ in network.named_parameters() if name.startswith("head.")]
+    assert carry(network, whole, head=head, min_coverage=1.0).coverage == 1
+    filled = network.trunk.network.state_dict()
+    assert filled
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in filled.items())
+
+
+def test_maps_are_the_same_without_what_runs_after_them() -> None:
+    recipe, images = Torchvision(name="mobilenet_v3_small", weights=None), torch.randn(2, 3, 96, 64)
+    whole, cut = Trunk(recipe).eval(), Trunk(recipe, maps=True).eval()
+    cut.load_state_dict(whole.state_dict(), strict=False)
+    assert {n.rpartition(".")[0] for n in whole.state_dict().keys() - cut.state_dict()} == {"network.classifier.0"}
+    maps, pooled = cut(images)
+    torch.testing.assert_close(maps, whole(images).maps)
+    torch.testing.assert_close(pooled, maps.mean(dim=(2, 3)))
+
+
+def test_a_network_of_several_paths_is_refused_for_its_maps() -> None:
+    with pytest.raises(RequestError, match=r"^model.name: the feature maps of crossvit_tiny_240 do without some of"):
+        Trunk(Timm(name="crossvit_tiny_240", weights=None), maps=True)
+
+
+@pytest.mark.parametrize(
+    "recipe", [Torchvision(name="alexnet", weights=None), SEVERAL[3], SEVERAL[1], Timm(name="resnet10t", weights=None)],
+    ids=name_of,
+)  # fmt: skip
+def test_maps_grow_with_the_image(recipe) -> None:
+    trunk = Trunk(recipe, maps=True).eval()
+    with torch.no_grad():
+        small, large = (trunk(torch.zeros(1, 3, side, 2 * side)).maps for side in (128, 256))
+    assert small.shape[2:] == ((3, 7) if recipe.name == "alexnet" else (4, 8))
+    assert large.shape[2:] == ((7, 15) if recipe.name == "alexnet" else (8, 16))
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "deit_tiny_distilled_patch16_224"])
+def test_tokens_of_an_image_that_is_no_square_lie_where_their_patches_were(name: str) -> None:
+    trunk = Trunk(Timm(name=name, weights=None)).eval()
+    final: list[torch.Tensor] = []
+    trunk.network.norm.register_forward_hook(lambda *call: final.append(call[-1]))
+    maps = trunk(torch.randn(1, 3, 240, 320)).maps
+    assert maps.shape[2:] == (15, 20)
+    prefix = final[0].shape[1] - 15 * 20
+    for row, column in ((0, 0), (0, 19), (7, 3), (14, 19)):
+        assert torch.equal(maps[0, :, row, column], final[0][0, prefix + 20 * row + column])
+
+
+def test_tokens_on_no_grid_are_refused() -> None:
+    trunk = Trunk(Timm(name="xcit_nano_12_p16_224", weights=None))
+    way_out = "show it squares of 224, or choose a convolutional network"
+    problem = "images of 240 x 330 pixels become 12 tokens of xcit_nano_12_p16_224, which are no grid"
+    with pytest.raises(RequestError, match=rf"^data.image_size: {problem}; {way_out}$"):
+        trunk._tokens.grid(12, (240, 330))
+    assert trunk._tokens.grid(15 * 20 + 1, (240, 330)) == (15, 20)
+    assert trunk._tokens.grid(15 * 21 + 1, (240, 330)) == (15, 21)
