@@ -104,6 +104,12 @@ def test_a_link_that_leads_back_up_is_not_followed(plant) -> None:
     assert sum(sizes(folder(root))) == 20
 
 
+def test_splits_without_one_to_train_on_are_no_classes(plant) -> None:
+    root = plant({f"{split}/{pet}": 4 for split in ("val", "test") for pet in ("cat", "dog")})
+    with pytest.raises(DataError, match=r"holds test and val, but no train; add a folder of this name$"):
+        folder(root)
+
+
 def test_two_folders_of_one_split_are_told(plant) -> None:
     root = plant({f"{split}/{pet}": 8 for split in ("train", "val", "valid") for pet in ("cat", "dog")})
     with pytest.raises(DataError, match=r"'val' and 'valid' both stand for val; keep one of them$"):
