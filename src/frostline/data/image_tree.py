@@ -54,7 +54,7 @@ def _split_folders(root: str, found: Listing) -> dict[str, str]:
         named = [name for name in children if name.lower() in SPLIT_FOLDERS]
         if any(name.lower() == "train" and _children(found, f"{base}{name}/") for name in named):
             return folder_of_each_split(root, base, named)
-        if named == children and all(_children(found, f"{base}{name}/") for name in named):
+        if named and named == children and all(_children(found, f"{base}{name}/") for name in named):
             raise DataError(f"data.root={root}: holds {' and '.join(named)}, but no train; add a folder of this name")
         if len(children) != 1 or not _children(found, f"{base}{children[0]}/"):
             return {"train": base}
