@@ -81,8 +81,8 @@ class Trunk(nn.Module):
         Raises:
             RequestError: The rest of the network cannot do without what goes.
         """
-        _cut(self.network, _idle(self, example))
         try:
+            _cut(self.network, _idle(self, example))
             idle = _idle(self, example)
         except Exception as error:  # whatever a network says whose branches need each other
             raise RequestError(_no_maps(called)) from error

@@ -130,6 +130,7 @@ def test_a_line_is_read_in_pieces_that_lose_nothing(tmp_path: Path, monkeypatch:
     assert max(len(piece.encode()) for piece in pieces) < 130
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path: Path, masked: TextInput) -> None:
     file = tmp_path / "large.txt"
     # a document of 40 lines, numbered so that none stands there twice
@@ -185,6 +186,7 @@ def _write(name: str, number: int) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_find_the_same_blocks() -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.starmap(_write, [("same", number) for number in range(3)])
