@@ -180,7 +180,8 @@ def test_every_family_computes_what_keras_computes_and_has_stages(keras, tmp_pat
         given = network.eval()(images)
     assert (given - expected).abs().max() <= 1e-4 * expected.abs().max()
     cut = stages(network, images)
-    assert 5 <= len(cut) <= 80
+    # The cells of NASNet are no modules in Keras and run side by side, so that its layers are stages.
+    assert 5 <= len(cut) <= (200 if name.startswith("NASNet") else 80)
     assert len(cut[-1].parameters) == 2
     assert sorted(n for stage in cut for n in stage.parameters) == sorted(n for n, _ in network.named_parameters())
 
