@@ -31,6 +31,7 @@ class Carried:
         coverage: Share of the network's parameters outside the head that came from the weights, counted in numbers,
             0 to 1.
         renamed: Which tree of the weights became which of the network.
+        other_classes: What the head that came along tells apart, where it is known not to be the data's classes.
     """
 
     missing: tuple[str, ...]
@@ -38,6 +39,7 @@ class Carried:
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     coverage: float
     renamed: Renaming
+    other_classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -46,6 +48,8 @@ class Carried:
             *_some([f"  + {name}  in the weights only" for name in self.unexpected]),
             *_some([f"  ~ {n}  {theirs} in the weights, {ours} in the network" for n, theirs, ours in self.reshaped]),
         ]
+        if self.other_classes:
+            lines.append(f"  ! the head came along, but it is for other classes: {', '.join(self.other_classes)}")
         return "\n".join([*lines, f"carried {_percent(self.coverage)} of the parameters outside the head"])
 
 

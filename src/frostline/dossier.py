@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -14,6 +15,7 @@ from frostline.config.effective import effective, flatten, plain
 from frostline.delta import changed, save_delta
 from frostline.engine import Freezing
 from frostline.nn.adapters import merged
+from frostline.nn.weights import CLASSES
 from frostline.plan import Plan, as_text
 from frostline.plan_figure import save_figure
 from frostline.prepare import DELTA, WEIGHTS, Prepared, learning_rate
@@ -87,6 +89,8 @@ def _record_plan(plan: Plan, record: RunRecord, *, lr: float) -> None:
 def record_results(prepared: Prepared, record: RunRecord) -> None:
     """Keep what only a run that came to its end has: weights, tables and predictions."""
     network, metadata = prepared.network, {"signature": prepared.signature}
+    if prepared.module.objective.tells_classes_apart:
+        metadata[CLASSES] = json.dumps(prepared.module.classes)
     with record.artifact(WEIGHTS) as path:
         save_weights(merged(network) if prepared.attached else network, path, metadata=metadata)
     if prepared.carried is not None and _is_small(changed(network, prepared.fingerprints), network):

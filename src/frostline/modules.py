@@ -46,6 +46,8 @@ class Training(pl.LightningModule):
         classes: Names of the data's classes.
     """
 
+    objective: Objective
+
     def __init__(
         self,
         network: nn.Module,
@@ -58,7 +60,7 @@ class Training(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self._objective = objective
+        self.objective = objective
         self._groups = groups
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -74,8 +76,8 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
         outputs = self.network(batch.inputs)
-        loss = self._objective.loss(outputs, batch)
-        self.train_loss.update(loss.detach(), weight=self._objective.weight(outputs, batch))
+        loss = self.objective.loss(outputs, batch)
+        self.train_loss.update(loss.detach(), weight=self.objective.weight(outputs, batch))
         return loss + self.penalty()
 
     def on_train_epoch_end(self) -> None:
@@ -85,7 +87,7 @@ class Training(pl.LightningModule):
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the objective of a batch, a scalar, without any penalty."""
-        return self._objective.loss(self.network(batch.inputs), batch)
+        return self.objective.loss(self.network(batch.inputs), batch)
 
     def penalty(self) -> Tensor | float:
         """Return what is added to the loss besides the objective."""
@@ -98,14 +100,14 @@ class Training(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch of the test split and keep what was predicted."""
         outputs = self._evaluate(batch, "test")
-        rows = {"place": batch.places, **self._objective.predictions(outputs, batch)}
+        rows = {"place": batch.places, **self.objective.predictions(outputs, batch)}
         self.predictions.append({name: _plain(column) for name, column in rows.items()})
 
     def _evaluate(self, batch: Batch, split: str) -> Any:
         outputs = self.network(batch.inputs)
         mean, metrics = (self.val_loss, self.val_metrics) if split == "val" else (self.test_loss, self.test_metrics)
-        self._objective.measure(metrics, outputs, batch)
-        mean.update(self._objective.loss(outputs, batch), weight=self._objective.weight(outputs, batch))
+        self.objective.measure(metrics, outputs, batch)
+        mean.update(self.objective.loss(outputs, batch), weight=self.objective.weight(outputs, batch))
         return outputs
 
     def on_validation_epoch_end(self) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,9 @@ from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
 from frostline.nn.adapters import Attached, attach
 from frostline.nn.backbone import Backbone
+from frostline.nn.class_names import same_classes
 from frostline.nn.stages import Stage, stages
+from frostline.nn.weights import classes_in
 from frostline.objectives.objective import Objective
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
@@ -68,6 +70,14 @@ class Prepared:
         return self.module.network
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """What `init_from` names: tensors, and the classes of their head where they are known."""
+
+    tensors: Mapping[str, Tensor]
+    classes: list[str] | None
+
+
 def open_store(cfg: DictConfig) -> Store:
     """Connect to the MLflow experiment that the config names."""
     return Store.open(tracking_of(cfg), cfg.experiment_name)
@@ -100,7 +110,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     network = objective.network(model, data.class_names)
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
-    carried = _carry(network, weights, parts[-1], cfg)
+    carried = _carry(network, weights, parts[-1], data, cfg)
     start, fresh, layers = weights_hash(network.state_dict()), fingerprints(network), repr(network)
     strategy = _strategy(cfg, verb, parts)
     attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
@@ -139,9 +149,7 @@ def plan_text(prepared: Prepared) -> str:
     return text if prepared.carried is None else f"{text}\n{prepared.carried}\n"
 
 
-def _ingredients(
-    cfg: DictConfig, store: Store | None
-) -> tuple[SplittedData, Backbone, Objective, dict[str, Tensor] | None]:
+def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Backbone, Objective, _Weights | None]:
     """Return data, model, objective and weights to carry, each as its key asks; what is wrong is said at once."""
     mistakes = Mistakes()
     for check in OF_A_CONFIG:
@@ -164,21 +172,29 @@ def _ingredients(
     return data, model, objective, weights
 
 
-def _weights(init_from: str | None, store: Store | None) -> dict[str, Tensor] | None:
+def _weights(init_from: str | None, store: Store | None) -> _Weights | None:
     if init_from is None:
         return None
-    if re.fullmatch(r"[0-9a-f]{32}", init_from) and store is not None:
-        return read_weights(store.fetch(init_from, WEIGHTS))
-    if init_from.startswith(REGISTERED) and store is not None:
-        return read_weights(store.registered(init_from))
+    path = _where(init_from, store)
     try:
-        return read_weights(init_from)
+        return _Weights(tensors=read_weights(path), classes=classes_in(path))
     except WeightsError as error:
-        run = "" if Path(init_from).exists() else "; a run is named by its id, of 32 characters"
+        run = "" if path.exists() else "; a run is named by its id, of 32 characters"
         raise WeightsError(f"init_from: {error}{run}") from error
 
 
-def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage, cfg: DictConfig) -> Carried | None:
+def _where(init_from: str, store: Store | None) -> Path:
+    """Return the file or the folder that `init_from` names."""
+    if store is not None and re.fullmatch(r"[0-9a-f]{32}", init_from):
+        return store.fetch(init_from, WEIGHTS)
+    if store is not None and init_from.startswith(REGISTERED):
+        return store.registered(init_from)
+    return Path(init_from)
+
+
+def _carry(
+    network: nn.Module, weights: _Weights | None, head: Stage, data: SplittedData, cfg: DictConfig
+) -> Carried | None:
     if weights is None:
         if cfg.init_prefix is not None:
             raise RequestError(
@@ -186,7 +202,11 @@ def _carry(network: nn.Module, weights: Mapping[str, Tensor] | None, head: Stage
             )
         return None
     names = [*head.parameters, *head.buffers]
-    return carry(network, weights, head=names, min_coverage=cfg.min_coverage, prefix=cfg.init_prefix)
+    carried = carry(network, weights.tensors, head=names, min_coverage=cfg.min_coverage, prefix=cfg.init_prefix)
+    if weights.classes is None or not _unfilled(carried).isdisjoint(head.parameters):
+        return carried
+    known = same_classes(weights.classes, data.class_names, key="init_from")
+    return carried if known else replace(carried, other_classes=tuple(weights.classes))
 
 
 def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:

@@ -1,6 +1,6 @@
 """Weights that MLflow's model registry holds."""
 
-from workplace import FOREIGN, Workplace
+from workplace import FOREIGN, TINY, Workplace
 
 pytestmark = FOREIGN
 
@@ -36,3 +36,23 @@ def test_what_the_registry_lacks_is_told_with_what_it_has(workplace: Workplace) 
     assert said.err == (
         "init_from=models:/reader: a model of the registry is models:/NAME/VERSION or models:/NAME@ALIAS\n"
     )
+
+
+def test_a_head_keeps_its_classes_from_run_to_run(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[1,2]")
+    asked = ("finetune", *TINY, f"init_from={source}", "trainer.max_epochs=0")
+    said = workplace.frostline(*asked, "data.digits=[2,1]")
+    assert (said.code, said.err) == (
+        2,
+        "init_from: class 0 of its head is 1, and of the data 2: the same classes in another order (1, 2); name the "
+        "data's classes 0 to 1, in the head's order, or choose weights that have no head of them\n",
+    )
+    said = workplace.frostline(*asked, "data.digits=[3,4]")
+    assert "  ! the head came along, but it is for other classes: 1, 2\n" in said.out
+    assert "!" not in workplace.frostline(*asked, "data.digits=[1,2]").out
+
+
+def test_the_head_of_a_pretext_is_of_no_classes(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1,2,3]", "objective=rotation", "model=resnet20")
+    asked = ("model=resnet20", f"init_from={source}", "min_coverage=0.9")
+    workplace.train("finetune", "data.digits=[3,2,1,0]", *asked)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from torchvision import models
 
@@ -19,28 +18,28 @@ def imagenet() -> list[str]:
     return list(models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
-def same_classes(model: Any, classes: Sequence[str]) -> bool:
-    """Tell whether a recipe's head is for the classes of data, of which it has as many.
+def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str = "model") -> bool:
+    """Tell whether a head that comes with weights is for the classes of data, of which it has as many.
 
     What has no names, or numbers from 0 for names, or ImageNet's own numbers, is taken to be in the right order. Case
     and underscores make no other name.
 
     Args:
-        model: A recipe; its optional attribute `classes` has the names that its weights come with, or None.
-        classes: The data's, in the order of their indices.
+        own: The names of the head's classes, in the order of their indices; None where the weights name none.
+        classes: The data's, likewise.
+        key: Where the weights were asked for.
 
     Raises:
         RequestError: The classes are the same in another order, so that the head would mistake one for another.
     """
     numbers = [str(place) for place in range(len(classes))]
-    own, ours = getattr(model, "classes", None), _spelt(classes)
-    theirs = numbers if own is None else _spelt(own)
+    ours, theirs = _spelt(classes), numbers if own is None else _spelt(own)
     if sorted(ours) == sorted(theirs) and ours != theirs:
         place = next(place for place, name in enumerate(ours) if name != theirs[place])
         named = own or numbers
         problem = f"class {place} of its head is {named[place]}, and of the data {classes[place]}"
         raise RequestError(
-            f"model: {problem}: the same classes in another order ({_shown(named)}); name the data's classes 0 to "
+            f"{key}: {problem}: the same classes in another order ({_shown(named)}); name the data's classes 0 to "
             f"{len(ours) - 1}, in the head's order, or choose weights that have no head of them"
         )
     in_order = ours == sorted(ours) and all(map(_SYNSET.fullmatch, ours))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from frostline.nearest import nearest
 COUNTER = "num_batches_tracked"
 """A buffer that weights may lack: batch normalisation counts its batches only since 2018, and needs the count only
 where it averages over all of them."""
+
+CLASSES = "classes"
+"""What a header keeps the names of the head's classes under, as a JSON list in the order of their indices."""
 
 _PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -44,6 +47,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix in _PICKLES:
         return _unwrap(_read_pickle(path), path)
     raise WeightsError(f"{path} does not end as a file of weights does: .safetensors, {', '.join(_PICKLES)}.")
+
+
+def classes_in(path: str | Path) -> list[str] | None:
+    """Return which classes the head in a file of weights tells apart, or in a folder's one; None where none are named.
+
+    A finished run writes them into the header of its weights, under `CLASSES`.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if len(files) != 1 or files[0].suffix != ".safetensors":
+        return None
+    with safe_open(files[0], framework="pt") as file:
+        header = file.metadata() or {}
+    return list(json.loads(header[CLASSES])) if CLASSES in header else None
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ class Objective(ABC):
 
     tasks: ClassVar[tuple[str, ...]]
     """What it can be the loss of: data, model and objective of a run share a task."""
+    tells_classes_apart: ClassVar[bool] = True
+    """Whether its head has an output for each class of the data."""
 
     def network(self, model: Backbone, classes: Sequence[str]) -> nn.Module:
         """Build what is trained: the recipe's network as it is, unless the loss is of another problem than its own.
@@ -36,7 +38,7 @@ class Objective(ABC):
         Raises:
             RequestError: They are for the same classes in another order.
         """
-        return model.brings_head(len(classes)) and same_classes(model, classes)
+        return model.brings_head(len(classes)) and same_classes(getattr(model, "classes", None), classes)
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

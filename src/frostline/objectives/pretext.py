@@ -22,6 +22,7 @@ class Pretext(Objective):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("self_supervised",)
+    tells_classes_apart: ClassVar[bool] = False
 
     def network(self, model: Backbone, classes: Sequence[str]) -> nn.Module:
         """Put this problem's head on the recipe's trunk."""
