@@ -149,6 +149,15 @@ class Plan:
         """Return how many parameters (scalars) train in a phase."""
         return sum(group.size for group in self.groups if phase.scales[group.name])
 
+    def frozen_prefix(self, phase: Phase) -> int:
+        """Return of how many stages, from the first on, nothing trains in a phase, drops out or takes statistics.
+
+        What these make of an example is the same in every epoch of the phase.
+        """
+        trained = {group.stage for group in self.groups if group.size and phase.scales[group.name]}
+        moving = (s.depth in trained or any(phase.modes[name] for name in s.modules) for s in self.stages)
+        return next((place for place, moves in enumerate(moving) if moves), len(self.stages))
+
     def never_moves(self) -> set[str]:
         """Return the names of the parameters that no phase trains, and of the statistics that no phase updates.
 

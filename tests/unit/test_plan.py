@@ -48,6 +48,25 @@ def test_phases_join_the_epochs_in_which_the_same_trains(strategy: Strategy, spa
     assert [phase.start for phase in whole.phases[1:]] == [phase.stop for phase in whole.phases[:-1]]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "prefixes"),
+    [
+        (Full(), [0]),
+        (Head(), [4]),
+        (LastK(k=2), [2]),
+        (LpFt(), [4, 0]),
+        (Gradual(every=1), [4, 3, 2, 1]),
+        (Only(stages=["body1", "head"]), [1]),
+        (Head(norm_stats="running"), [0]),
+        (Head(norm_affine="train"), [0]),
+    ],
+    ids=str,
+)
+def test_the_frozen_prefix_ends_where_something_trains_or_takes_statistics(strategy, prefixes) -> None:
+    whole = plan(strategy)
+    assert [whole.frozen_prefix(phase) for phase in whole.phases] == prefixes
+
+
 def test_a_run_of_no_epochs_still_has_a_plan() -> None:
     assert [phase.span for phase in plan(Full(), epochs=0).phases] == ["epochs 0"]
 
