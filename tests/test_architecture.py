@@ -22,6 +22,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"signals", "audit"},
     {"modules"},
     {"plan", "record"},
+    {"cache"},
     {"delta", "provenance"},
     {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "processes", "moving_average"},
     {"nn", "config", "seeds"},

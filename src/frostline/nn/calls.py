@@ -58,12 +58,14 @@ def watch(network: nn.Module, example: Any) -> Calls:
     """
     try:
         return _watch_twin(
-            network, _twin(network, parameter=_on_meta, buffer=_on_meta), moved(example, torch.device("meta"))
+            network, twin_of(network, parameter=_on_meta, buffer=_on_meta), moved(example, torch.device("meta"))
         )
     except Exception:  # whatever a network does that needs values, the real run below can do or will explain
         device = next(network.parameters()).device
     try:
-        return _watch_twin(network, _twin(network, parameter=Tensor.detach, buffer=torch.clone), moved(example, device))
+        return _watch_twin(
+            network, twin_of(network, parameter=Tensor.detach, buffer=torch.clone), moved(example, device)
+        )
     except AssertionError as error:  # timm's and torchvision's transformers assert the size of images
         raise RuntimeError(str(error)) from error
 
@@ -72,7 +74,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta")
 
 
-def _twin(
+def twin_of(
     network: nn.Module, *, parameter: Callable[[Tensor], Tensor], buffer: Callable[[Tensor], Tensor]
 ) -> nn.Module:
     """Copy a network in eval mode with other tensors in it, so that its own take no memory twice."""

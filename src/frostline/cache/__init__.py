@@ -1,0 +1,1 @@
+"""What a frozen prefix makes of each example, computed once and kept until the prefix thaws."""

@@ -1,0 +1,274 @@
+"""Where a network can be cut so that what is below need not run again, found by watching it, and proved on examples."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from frostline.batch import Batch
+from frostline.cache.prefix import Call, Kept, Leaf, Noted, Prefix, Side, Size, outermost
+from frostline.data.order import randomness_kept, seed_global_generators
+from frostline.nn.calls import twin_of
+from frostline.nn.stages import Stage
+from frostline.objectives.objective import Objective
+
+EXAMPLES = 3
+"""How many examples a cut is proved on; one fewer is still a batch that batch normalisation can train on."""
+
+_TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+
+Judge = Callable[[nn.Module, Batch], Sequence[Tensor]]
+"""What must be the same with and without the cache: loss and outputs of a network for a batch."""
+
+
+class NotExact(Exception):  # noqa: N818 (no error: the cut is not made, and the plan says why)
+    """What a cut would give is not what the network gives; says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A place in the forward pass of a network below which nothing need be computed again.
+
+    Attributes:
+        depth: How many stages are below.
+        modules: Names of the outermost modules below.
+        calls: The calls of these in a forward pass.
+        blind: Whether the rest of the network does not look at the inputs, which then need not be loaded.
+    """
+
+    depth: int
+    modules: tuple[str, ...]
+    calls: tuple[Call, ...]
+    blind: bool = False
+
+    @property
+    def kept(self) -> list[tuple[int, int, Kept]]:
+        """What is kept: the place of the call, the place in its output, and the tensor's shape."""
+        return [
+            (place, part, leaf)
+            for place, call in enumerate(self.calls)
+            for part, leaf in enumerate(call.content or ())
+            if isinstance(leaf, Kept)
+        ]
+
+    @property
+    def last(self) -> int:
+        """The number of calls after which all that is kept is known."""
+        return 1 + max(place for place, *_ in self.kept)
+
+    def bytes(self, size: Size) -> int:
+        """Return what a batch of this size takes in storage."""
+        return sum(prod(side.of(size) for side in leaf.sides) * leaf.dtype.itemsize for *_, leaf in self.kept)
+
+    def prefix_of(self, network: nn.Module) -> Prefix:
+        """Return what takes the place of the modules below the cut in a network."""
+        return Prefix({name: network.get_submodule(name) for name in self.modules})
+
+    def taken(self, prefix: Prefix, network: nn.Module, inputs: Any) -> list[Tensor]:
+        """Return what is to be kept of some examples, without computing what comes after."""
+        with torch.no_grad(), prefix.noting(self.last) as noted:
+            network(inputs)
+        return [noted[place].content[part] for place, part, _ in self.kept]
+
+
+def size_of(inputs: Any) -> Size:
+    """Return how many examples some inputs are, and how many tokens the longest of them has."""
+    if isinstance(inputs, Mapping) and "attention_mask" in inputs:
+        rows, tokens = inputs["attention_mask"].shape
+        return Size(int(rows), int(tokens))
+    first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+    return Size(len(first), 0)
+
+
+def judge_of(objective: Objective) -> Judge:
+    """Return what tells whether a network does the same under an objective: its loss, and all that it gives."""
+
+    def judge(network: nn.Module, batch: Batch) -> list[Tensor]:
+        outputs = network(batch.inputs)
+        return [objective.loss(outputs, batch), *(part for part in tree_leaves(outputs) if isinstance(part, Tensor))]
+
+    return judge
+
+
+def find_cut(
+    network: nn.Module, stages: Sequence[Stage], modes: Mapping[str, bool], *, batch: Batch, judge: Judge
+) -> Cut:
+    """Find how the network can do without computing some stages, and prove it on examples.
+
+    Everything happens on a twin: modes, buffers, gradients and random generators stay as they are.
+
+    Args:
+        network: The network.
+        stages: Those below the cut, which are frozen.
+        modes: Which modules train in the phase, by name.
+        batch: `EXAMPLES` examples, as training sees them.
+        judge: What must come out the same.
+
+    Raises:
+        NotExact: It cannot; the sentence says why.
+    """
+    if len(batch.places) < EXAMPLES:
+        raise NotExact("there are too few examples to prove it on")
+    names = tuple(outermost(stages))
+    _refuse_watched(network, names)
+    with randomness_kept():
+        search = _Search(twin_of(network, parameter=Tensor.detach, buffer=torch.clone), names, modes, batch, judge)
+        try:
+            return search.cut(depth=len(stages))
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:  # whatever a network says
+            raise NotExact(f"the network does not run without its frozen part: {error}") from error
+
+
+def _refuse_watched(network: nn.Module, modules: Sequence[str]) -> None:
+    """Refuse to cut out what somebody else listens to."""
+    for name in modules:
+        for module in network.get_submodule(name).modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise NotExact(f"something looks at what '{name}' gives while training")
+
+
+class _Search:
+    """Finds a cut on a network that may be played with."""
+
+    def __init__(
+        self, network: nn.Module, modules: tuple[str, ...], modes: Mapping[str, bool], batch: Batch, judge: Judge
+    ) -> None:
+        self._network = network
+        self._modules = modules
+        self._modes = modes
+        self._batch = batch
+        self._judge = judge
+        self._prefix = Prefix({name: network.get_submodule(name) for name in modules})
+
+    def cut(self, *, depth: int) -> Cut:
+        """Return the cut.
+
+        Raises:
+            NotExact: There is none.
+        """
+        looked_at = {place for training in (True, False) for place in self._looked_at(training=training)}
+        if not looked_at:
+            raise NotExact("nothing above the frozen part depends on it")
+        found = Cut(depth=depth, modules=self._modules, calls=self._calls(looked_at))
+        if not self._same(found, self._batch.inputs):
+            raise NotExact("what the frozen part gives for an example is not always the same")
+        return replace(found, blind=self._blind(found))
+
+    def _looked_at(self, *, training: bool) -> Iterator[tuple[int, int]]:
+        """Yield the outputs that a gradient reaches from outside the prefix, by call and place in its output."""
+        self._set_modes(training=training)
+        with torch.enable_grad(), self._prefix.noting() as noted:
+            outputs = [part for part in self._judge(self._network, self._batch) if part.requires_grad]
+        asked = {
+            (place, part): tensor
+            for place, call in enumerate(noted)
+            for part, tensor in enumerate(call.content)
+            if call.plain and isinstance(tensor, Tensor) and tensor.requires_grad
+        }
+        if not outputs or not asked:
+            return
+        total = torch.stack([part.float().sum() for part in outputs]).sum()
+        gradients = torch.autograd.grad(total, list(asked.values()), allow_unused=True)
+        yield from (place for place, gradient in zip(asked, gradients, strict=True) if gradient is not None)
+
+    def _calls(self, looked_at: Collection[tuple[int, int]]) -> tuple[Call, ...]:
+        """Describe the calls of the prefix from two batches, of which one is an example and a token smaller."""
+        self._set_modes(training=False)
+        larger, smaller = self._batch.inputs, _smaller(self._batch)
+        sizes = (size_of(larger), size_of(smaller))
+        both = []
+        for inputs in (larger, smaller):
+            with torch.no_grad(), self._prefix.noting() as noted:
+                self._network(inputs)
+            both.append(noted)
+        return tuple(
+            self._call(pair, sizes, [part for place, part in looked_at if place == index])
+            for index, pair in enumerate(zip(*both, strict=True))
+        )
+
+    def _call(self, pair: Sequence[Noted], sizes: Sequence[Size], looked_at: Collection[int]) -> Call:
+        """Describe a call; what owns no parameters and gives no rows, such as anchors, runs as it is."""
+        module = pair[0].module
+        if not pair[0].plain:
+            return Call(module=module)
+        try:
+            return _described(pair, sizes, looked_at)
+        except NotExact:
+            if any(True for _ in self._network.get_submodule(module).parameters()):
+                raise
+            return Call(module=module)
+
+    def _same(self, cut: Cut, inputs: Any) -> bool:
+        """Tell whether the network does the same with what is kept, whatever its inputs are then."""
+        size = size_of(self._batch.inputs)
+        self._set_modes(training=False)
+        kept = cut.taken(self._prefix, self._network, self._batch.inputs)
+        for training in (True, False):
+            self._set_modes(training=training)
+            seed_global_generators(0)
+            real = self._judge(self._network, self._batch)
+            seed_global_generators(0)
+            with self._prefix.giving(cut.calls, [tensor.clone() for tensor in kept], size):
+                ours = self._judge(self._network, self._batch._replace(inputs=inputs))
+            if not all(_close(a, b) for a, b in zip(real, ours, strict=True)):
+                return False
+        return True
+
+    def _blind(self, cut: Cut) -> bool:
+        inputs = self._batch.inputs
+        return isinstance(inputs, Tensor) and self._same(cut, torch.zeros_like(inputs))
+
+    def _set_modes(self, *, training: bool) -> None:
+        for name, module in self._network.named_modules():
+            module.training = training and self._modes.get(name, True)
+
+
+def _close(real: Tensor, ours: Tensor) -> bool:
+    if real.shape != ours.shape:
+        return False
+    return torch.allclose(real.detach().double(), ours.detach().double(), equal_nan=True, **_TOLERANCE)
+
+
+def _smaller(batch: Batch) -> Any:
+    """Return the inputs of one example fewer, each a token shorter."""
+    inputs = batch.part(slice(EXAMPLES - 1)).inputs
+    if not (tokens := size_of(batch.inputs).tokens):
+        return inputs
+    return {name: part[:, :-1] if part.shape[1:2] == (tokens,) else part for name, part in inputs.items()}
+
+
+def _described(pair: Sequence[Noted], sizes: Sequence[Size], looked_at: Collection[int]) -> Call:
+    larger, smaller = pair
+    if larger.structure != smaller.structure:
+        raise NotExact(f"what '{larger.module}' gives is not one row for each example")
+    content = [
+        _leaf(tensors, sizes, keep=part in looked_at, module=larger.module)
+        if isinstance(tensors[0], Tensor)
+        else tensors[0]
+        for part, tensors in enumerate(zip(larger.content, smaller.content, strict=True))
+    ]
+    return Call(module=larger.module, content=tuple(content), structure=larger.structure)
+
+
+def _leaf(tensors: Sequence[Tensor], sizes: Sequence[Size], *, keep: bool, module: str) -> Leaf:
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    found = [_side(lengths, sizes) for lengths in zip(*shapes, strict=True)]
+    sides = tuple(side for side in found if side is not None)
+    if len(sides) < len(found) or (keep and sides[:1] != (Side(examples=1),)):
+        raise NotExact(f"what '{module}' gives is not one row for each example")
+    return (Kept if keep else Leaf)(sides=sides, dtype=tensors[0].dtype)
+
+
+def _side(lengths: Sequence[int], sizes: Sequence[Size]) -> Side | None:
+    """Return what the length of a side depends on, given it for two batches; None where that cannot be told."""
+    larger, smaller = lengths
+    gain = larger - smaller
+    if gain == 0:
+        return Side(fixed=larger)
+    if larger == gain * sizes[0].examples and smaller == gain * sizes[1].examples:
+        return Side(examples=gain)
+    return Side(fixed=larger - sizes[0].tokens, tokens=1) if gain == 1 and sizes[0].tokens else None
