@@ -15,7 +15,6 @@ Scalar = str | int | float | bool | None
 
 WITHOUT_EFFECT = frozenset(
     {
-        "cache",
         "data.download",
         "data.num_workers",
         "data.root",

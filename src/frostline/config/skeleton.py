@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
@@ -30,8 +30,6 @@ class Pretrain:
         min_coverage: The share of the backbone's parameters that `init_from` must carry.
         compile: A backend of torch.compile, such as `inductor`, to compile the network with.
         activation_checkpointing: Whether the body's activations are computed again in the backward pass, not kept.
-        cache: Whether what a frozen prefix makes of each example is kept until it thaws: `auto` where that is exact and
-            pays, `require` to be refused where it is not, or `off`.
         experiment_name: The MLflow experiment that the run is logged to.
     """
 
@@ -50,7 +48,6 @@ class Pretrain:
     min_coverage: Fraction = 0.9
     compile: str | None = None
     activation_checkpointing: bool = False
-    cache: Literal["auto", "off", "require"] = "auto"
     experiment_name: str = "frostline"
 
 
