@@ -5,6 +5,8 @@ KILLED when a person interrupts. Runs are addressed by their id through MLflow's
 run" is left alone, so that several records can be open at once.
 """
 
+import getpass
+import hashlib
 import json
 import logging
 import os
@@ -33,6 +35,8 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 __all__ = ["REGISTERED", "Run", "RunRecord", "Store", "Tracking", "masked"]
+
+from filelock import FileLock  # noqa: E402
 
 from frostline.errors import RequestError  # noqa: E402
 from frostline.nearest import did_you_mean  # noqa: E402
@@ -352,9 +356,21 @@ def _refuse_an_absent_file(uri: str) -> None:
 @cache
 def _connected(uri: str) -> MlflowClient:
     try:
-        return MlflowClient(uri)
+        with _alone(uri):
+            return MlflowClient(uri)
     except Exception as error:  # each kind of store has its own errors, also those of its driver
         raise RequestError(f"tracking.uri: {masked(uri)} cannot be opened: {masked(str(error)).strip()}") from error
+
+
+def _alone(uri: str) -> FileLock:
+    """Let one process of a user at a time open a store: MLflow makes the tables of a new one without looking around."""
+    name = hashlib.sha256(f"{_user()} {uri}".encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"frostline-{name}.lock")
+
+
+def _user() -> str:
+    """Return who runs this: by number where the system has numbers, since a container's user may have no name."""
+    return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
 
 
 def _experiment(client: MlflowClient, name: str) -> Experiment | None:

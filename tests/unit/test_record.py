@@ -1,6 +1,8 @@
 """Records: opened, filled, closed whatever happens; nothing cut, nothing secret."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,15 @@ from frostline.record import LONGEST_PARAM, RunRecord, Store, Tracking, masked
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
     return Store.open(Tracking(uri=f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"), "tests")
+
+
+@pytest.mark.slow
+def test_several_processes_may_open_one_new_store_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = f"from frostline.record import Store, Tracking; print(Store.open(Tracking(uri={uri!r}), 'x').experiment_id)"
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({process.communicate(timeout=120)[0] for process in started}) == 1
+    assert [process.returncode for process in started] == [0, 0, 0]
 
 
 def status(record: RunRecord) -> str:
