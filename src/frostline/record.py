@@ -353,8 +353,21 @@ def _refuse_an_absent_file(uri: str) -> None:
         raise RequestError(f"tracking.uri: there is no store at {file}; is this the folder where it was made?")
 
 
+def _refuse_a_file_that_cannot_be_written(uri: str) -> None:
+    """MLflow would try again for minutes."""
+    if not uri.startswith("sqlite:///"):
+        return
+    file = Path(uri.removeprefix("sqlite:///"))
+    for place in (file.parent, *([file] if file.exists() else [])):
+        if not os.access(place, os.W_OK):
+            raise RequestError(
+                f"tracking.uri: {place} cannot be written to; work in a folder of your own, or name another store"
+            )
+
+
 @cache
 def _connected(uri: str) -> MlflowClient:
+    _refuse_a_file_that_cannot_be_written(uri)
     try:
         with _alone(uri):
             return MlflowClient(uri)

@@ -1,5 +1,6 @@
 """One run, from all that was prepared to a closed record, in the order in which things happen."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from frostline.config.effective import plain
 from frostline.cost import Meter
 from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
 from frostline.engine import Freezing
+from frostline.errors import RequestError
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
 from frostline.prepare import Prepared, learning_rate
@@ -53,8 +55,10 @@ def execute(
 
     Raises:
         IntegrityError: Something frozen has changed.
+        RequestError: The working directory cannot be written to.
         KeyboardInterrupt: A person interrupted; the record is closed as KILLED.
     """
+    _refuse_a_folder_that_cannot_be_written()
     if (count := processes_of(prepared.cfg.trainer)) > 1 and world() == 1:
         task = {"config": plain(prepared.cfg), "verb": prepared.verb, "tags": dict(tags or {}), "parent": parent}
         return Outcome(**launch(task | {"continued": continued and continued.plain()}, processes=count))
@@ -126,6 +130,13 @@ def checkpoints(store: Store, run_id: str) -> Path:
     """Return the folder of a run's checkpoints: what a killed process left behind, else what its record holds."""
     left = _folder(run_id)
     return left if (left / LAST).exists() or not store.has(run_id, KEPT) else store.fetch(run_id, KEPT)
+
+
+def _refuse_a_folder_that_cannot_be_written() -> None:
+    if not os.access(Path.cwd(), os.W_OK):
+        raise RequestError(
+            f"{Path.cwd()} cannot be written to, which a run does while it trains; work in another folder"
+        )
 
 
 def _folder(run_id: str) -> Path:

@@ -473,3 +473,14 @@ def wait_for(there: object, process: subprocess.Popen[str], seconds: float = 90)
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.05)
+
+
+def test_a_working_folder_that_cannot_be_written_is_told_before_anything_is_recorded(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace.train("pretrain")  # the store is there and open
+    monkeypatch.setattr("os.access", lambda place, mode: False)  # root may write anywhere
+    said = workplace.frostline("pretrain", *TINY, "seed=1")
+    problem = f"{workplace.folder} cannot be written to, which a run does while it trains; work in another folder\n"
+    assert (said.code, said.err) == (2, problem)
+    assert len(workplace.runs()) == 1

@@ -164,3 +164,11 @@ def test_a_store_that_cannot_be_used_says_why(uri: str | None, name: str, beginn
         Store.open(Tracking(uri=uri or store.client.tracking_uri), name)
     assert str(caught.value).startswith(beginning)
     assert "secret" not in str(caught.value)
+
+
+def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)  # root may write anywhere
+    with pytest.raises(RequestError) as caught:
+        Store.open(Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), "tests")
+    problem = f"tracking.uri: {tmp_path} cannot be written to; work in a folder of your own, or name another store"
+    assert str(caught.value) == problem
