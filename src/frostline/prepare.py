@@ -205,7 +205,7 @@ def _carry(
     carried = carry(network, weights.tensors, head=names, min_coverage=cfg.min_coverage, prefix=cfg.init_prefix)
     if weights.classes is None or not _unfilled(carried).isdisjoint(head.parameters):
         return carried
-    known = same_classes(weights.classes, data.class_names, key="init_from")
+    known = same_classes(weights.classes, data.class_names, key="init_from", exact=True)
     return carried if known else replace(carried, other_classes=tuple(weights.classes))
 
 

@@ -44,6 +44,15 @@ def _refuse_what_no_group_of_processes_can_do(cfg: DictConfig, asked: int) -> No
         raise RequestError("trainer.num_nodes: the processes of several machines are started by torchrun")
 
 
+def _refuse_other_lengths(cfg: DictConfig) -> None:
+    for key in ("fast_dev_run", "max_steps", "max_time", "overfit_batches"):
+        if cfg.trainer.get(key) not in (None, False, 0, 0.0, -1):
+            raise RequestError(
+                f"trainer.{key}: a plan counts epochs and their steps; choose trainer.max_epochs and "
+                "trainer.limit_train_batches instead"
+            )
+
+
 def _refuse_another_logger(cfg: DictConfig) -> None:
     if cfg.trainer.get("logger") is not None:
         raise RequestError("trainer.logger: every run is logged to MLflow; choose where with tracking.uri")
@@ -111,6 +120,7 @@ def refuse_unknown_metric(plan: Plan, module: Training) -> None:
 
 OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (
     _refuse_what_no_plan_can_hold,
+    _refuse_other_lengths,
     _refuse_another_logger,
     _refuse_another_average,
     _refuse_optimizer,

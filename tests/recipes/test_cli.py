@@ -484,3 +484,10 @@ def test_a_working_folder_that_cannot_be_written_is_told_before_anything_is_reco
     problem = f"{workplace.folder} cannot be written to, which a run does while it trains; work in another folder\n"
     assert (said.code, said.err) == (2, problem)
     assert len(workplace.runs()) == 1
+
+
+@pytest.mark.parametrize("key", ["fast_dev_run=true", "max_steps=5", "overfit_batches=2"])
+def test_a_run_that_no_plan_counts_is_refused(key: str, workplace: Workplace) -> None:
+    said = workplace.frostline("finetune", *TINY, f"trainer.{key}")
+    problem = f"trainer.{key.split('=')[0]}: a plan counts epochs and their steps; choose trainer.max_epochs and "
+    assert (said.code, said.err) == (2, f"{problem}trainer.limit_train_batches instead\n")

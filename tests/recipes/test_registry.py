@@ -47,6 +47,9 @@ def test_a_head_keeps_its_classes_from_run_to_run(workplace: Workplace) -> None:
         "init_from: class 0 of its head is 1, and of the data 2: the same classes in another order (1, 2); name the "
         "data's classes 0 to 1, in the head's order, or choose weights that have no head of them\n",
     )
+    first = workplace.train("pretrain", "data.digits=[0,1]")
+    said = workplace.frostline("finetune", *TINY, f"init_from={first}", "data.digits=[5,6]")
+    assert "  ! the head came along, but it is for other classes: 0, 1\n" in said.out
     said = workplace.frostline(*asked, "data.digits=[3,4]")
     assert "  ! the head came along, but it is for other classes: 1, 2\n" in said.out
     assert "!" not in workplace.frostline(*asked, "data.digits=[1,2]").out

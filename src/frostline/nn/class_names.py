@@ -18,7 +18,7 @@ def imagenet() -> list[str]:
     return list(models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
-def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str = "model") -> bool:
+def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str = "model", exact: bool = False) -> bool:
     """Tell whether a head that comes with weights is for the classes of data, of which it has as many.
 
     What has no names, or numbers from 0 for names, or ImageNet's own numbers, is taken to be in the right order. Case
@@ -28,12 +28,14 @@ def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str 
         own: The names of the head's classes, in the order of their indices; None where the weights name none.
         classes: The data's, likewise.
         key: Where the weights were asked for.
+        exact: Whether numbers are names like any other, as where a run of this program has written them down.
 
     Raises:
         RequestError: The classes are the same in another order, so that the head would mistake one for another.
     """
     numbers = [str(place) for place in range(len(classes))]
     ours, theirs = _spelt(classes), numbers if own is None else _spelt(own)
+    unnamed = not exact and numbers in (ours, theirs)
     if sorted(ours) == sorted(theirs) and ours != theirs:
         place = next(place for place, name in enumerate(ours) if name != theirs[place])
         named = own or numbers
@@ -43,7 +45,7 @@ def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str 
             f"{len(ours) - 1}, in the head's order, or choose weights that have no head of them"
         )
     in_order = ours == sorted(ours) and all(map(_SYNSET.fullmatch, ours))
-    return ours == theirs or numbers in (ours, theirs) or (in_order and own == imagenet())
+    return ours == theirs or unnamed or (in_order and own == imagenet())
 
 
 def _spelt(names: Sequence[str]) -> list[str]:

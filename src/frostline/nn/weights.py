@@ -115,6 +115,9 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     weights = content if isinstance(content, dict) else {}
     if not all(isinstance(value, Tensor) for value in weights.values()):
         weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    weights = {
+        name: value for name, value in weights.items() if isinstance(name, str)
+    }  # a list of tensors is no network
     weights = weights or dict(_nested(content, ""))
     if not weights:
         raise WeightsError(

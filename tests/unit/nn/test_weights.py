@@ -121,3 +121,9 @@ def test_an_unknown_ending_and_an_empty_dictionary_are_told(tmp_path):
     assert message(path) == (
         f"{path} holds no weights by name; save a state_dict: torch.save(network.state_dict(), FILE)."
     )
+
+
+def test_tensors_without_names_are_no_weights(tmp_path: Path) -> None:
+    torch.save({1: torch.ones(2)}, tmp_path / "numbered.pth")
+    with pytest.raises(WeightsError, match="holds no weights by name"):
+        read_weights(tmp_path / "numbered.pth")
