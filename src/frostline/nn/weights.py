@@ -113,17 +113,18 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
             break
         content = inner
     weights = content if isinstance(content, dict) else {}
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    weights = {
-        name: value for name, value in weights.items() if isinstance(name, str)
-    }  # a list of tensors is no network
+    if not all(_is_weight(name, value) for name, value in weights.items()):
+        weights = {name: value for name, value in weights.items() if _is_weight(name, value)}
     weights = weights or dict(_nested(content, ""))
     if not weights:
         raise WeightsError(
             f"{path} holds no weights by name; save a state_dict: torch.save(network.state_dict(), FILE)."
         )
     return weights
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def _nested(content: object, before: str) -> Iterator[tuple[str, Tensor]]:
