@@ -16,7 +16,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"run"},
     {"dossier", "training", "launch"},
     {"prepare", "run_logger", "interrupted"},
-    {"refusals"},
+    {"refusals", "init_from"},
     {"cost"},
     {"engine", "plan_figure", "interruption"},
     {"signals", "audit"},

@@ -41,6 +41,11 @@ class Carried:
     renamed: Renaming
     other_classes: tuple[str, ...] = ()
 
+    @property
+    def unfilled(self) -> frozenset[str]:
+        """Names of the tensors that stayed as they were."""
+        return frozenset({*self.missing, *(name for name, *_ in self.reshaped)})
+
     def __str__(self) -> str:
         lines = [
             *([] if self.renamed.theirs == self.renamed.ours else [f"  > {self.renamed}  names in the weights, here"]),

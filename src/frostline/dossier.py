@@ -14,11 +14,12 @@ from frostline.checkpoint import save_weights
 from frostline.config.effective import effective, flatten, plain
 from frostline.delta import changed, save_delta
 from frostline.engine import Freezing
+from frostline.init_from import WEIGHTS
 from frostline.nn.adapters import merged
 from frostline.nn.weights import CLASSES
 from frostline.plan import Plan, as_text
 from frostline.plan_figure import save_figure
-from frostline.prepare import DELTA, WEIGHTS, Prepared, learning_rate
+from frostline.prepare import DELTA, Prepared, learning_rate
 from frostline.record import RunRecord, masked
 
 

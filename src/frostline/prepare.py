@@ -2,10 +2,8 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,34 +12,31 @@ from torch import Tensor, nn
 
 from frostline.audit import digest
 from frostline.batch import Batch, tensors_in
-from frostline.checkpoint import Carried, carry, read_weights, weights_hash
+from frostline.checkpoint import Carried, weights_hash
 from frostline.config.build import build
 from frostline.config.effective import effective, plain, signature
 from frostline.data.splitted import SplittedData
 from frostline.delta import fingerprints
-from frostline.errors import ConfigError, Mistakes, RequestError, WeightsError
+from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
+from frostline.init_from import Weights, carried_into, named_weights
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
 from frostline.nn.adapters import Attached, attach
 from frostline.nn.backbone import Backbone
-from frostline.nn.class_names import same_classes
 from frostline.nn.stages import Stage, stages
-from frostline.nn.weights import classes_in
 from frostline.objectives.objective import Objective
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.processes import processes_of
-from frostline.record import REGISTERED, Store, Tracking
+from frostline.record import Store, Tracking
 from frostline.refusals import OF_A_CONFIG, refuse_other_tasks, refuse_random_parts, refuse_unknown_metric
 from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
 
 Verb = Literal["pretrain", "finetune"]
-WEIGHTS = "weights.safetensors"
-"""The artifact that holds a finished run's weights, adapters merged."""
 DELTA = "delta.safetensors"
 """The artifact that holds what a finished run changed of the weights that it was given."""
 
@@ -68,14 +63,6 @@ class Prepared:
     def network(self) -> nn.Module:
         """The network, with the carried weights in."""
         return self.module.network
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Weights:
-    """What `init_from` names: tensors, and the classes of their head where they are known."""
-
-    tensors: Mapping[str, Tensor]
-    classes: list[str] | None
 
 
 def open_store(cfg: DictConfig) -> Store:
@@ -110,15 +97,19 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     network = objective.network(model, data.class_names)
     parts = _stages(network, data)
     pairing = _pairing(data, parts[-1])
-    carried = _carry(network, weights, parts[-1], data, cfg)
+    carried = carried_into(
+        network,
+        weights,
+        head=parts[-1],
+        classes=data.class_names,
+        min_coverage=cfg.min_coverage,
+        prefix=cfg.init_prefix,
+    )
     start, fresh, layers = weights_hash(network.state_dict()), fingerprints(network), repr(network)
     strategy = _strategy(cfg, verb, parts)
     attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
-    if carried is not None:
-        unfilled = _unfilled(carried)
-    else:
-        unfilled = frozenset() if objective.brings_head(model, data.class_names) else frozenset(parts[-1].parameters)
+    unfilled = _unfilled(carried, parts[-1], model, objective, data)
     refuse_random_parts(plan, unfilled)
     built = {"input": repr(model.input), "network": layers}
     extra = {"data": data.fingerprint(), "weights": start, "verb": verb, **built}
@@ -149,7 +140,7 @@ def plan_text(prepared: Prepared) -> str:
     return text if prepared.carried is None else f"{text}\n{prepared.carried}\n"
 
 
-def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Backbone, Objective, _Weights | None]:
+def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Backbone, Objective, Weights | None]:
     """Return data, model, objective and weights to carry, each as its key asks; what is wrong is said at once."""
     mistakes = Mistakes()
     for check in OF_A_CONFIG:
@@ -164,49 +155,12 @@ def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Ba
     with mistakes.gathered():
         objective = build(cfg.objective, key="objective")
     with mistakes.gathered():
-        weights = _weights(cfg.init_from, store)
+        weights = named_weights(cfg.init_from, store)
     mistakes.refuse()
     assert data is not None
     assert model is not None
     assert objective is not None
     return data, model, objective, weights
-
-
-def _weights(init_from: str | None, store: Store | None) -> _Weights | None:
-    if init_from is None:
-        return None
-    path = _where(init_from, store)
-    try:
-        return _Weights(tensors=read_weights(path), classes=classes_in(path))
-    except WeightsError as error:
-        run = "" if path.exists() else "; a run is named by its id, of 32 characters"
-        raise WeightsError(f"init_from: {error}{run}") from error
-
-
-def _where(init_from: str, store: Store | None) -> Path:
-    """Return the file or the folder that `init_from` names."""
-    if store is not None and re.fullmatch(r"[0-9a-f]{32}", init_from):
-        return store.fetch(init_from, WEIGHTS)
-    if store is not None and init_from.startswith(REGISTERED):
-        return store.registered(init_from)
-    return Path(init_from)
-
-
-def _carry(
-    network: nn.Module, weights: _Weights | None, head: Stage, data: SplittedData, cfg: DictConfig
-) -> Carried | None:
-    if weights is None:
-        if cfg.init_prefix is not None:
-            raise RequestError(
-                "init_prefix: there is no init_from whose names it could be of; add one, or leave it out"
-            )
-        return None
-    names = [*head.parameters, *head.buffers]
-    carried = carry(network, weights.tensors, head=names, min_coverage=cfg.min_coverage, prefix=cfg.init_prefix)
-    if weights.classes is None or not _unfilled(carried).isdisjoint(head.parameters):
-        return carried
-    known = same_classes(weights.classes, data.class_names, key="init_from", exact=True)
-    return carried if known else replace(carried, other_classes=tuple(weights.classes))
 
 
 def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:
@@ -261,8 +215,13 @@ def _shape(example: Any) -> str:
     return "these examples"
 
 
-def _unfilled(carried: Carried) -> frozenset[str]:
-    return frozenset({*carried.missing, *(name for name, *_ in carried.reshaped)})
+def _unfilled(
+    carried: Carried | None, head: Stage, model: Backbone, objective: Objective, data: SplittedData
+) -> frozenset[str]:
+    """Name what no weights filled; a head for other classes counts as drawn."""
+    if carried is None:
+        return frozenset() if objective.brings_head(model, data.class_names) else frozenset(head.parameters)
+    return carried.unfilled | frozenset(head.parameters if carried.other_classes else ())
 
 
 def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:

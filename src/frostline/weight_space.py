@@ -10,10 +10,11 @@ from frostline.checkpoint import read_weights
 from frostline.config.build import build
 from frostline.config.recorded import recorded_config
 from frostline.errors import RequestError
+from frostline.init_from import WEIGHTS
 from frostline.modules import headline
 from frostline.nn.adapters import merged
 from frostline.nn.batch_statistics import reestimate, storing
-from frostline.prepare import WEIGHTS, Prepared, Verb, prepare
+from frostline.prepare import Prepared, Verb, prepare
 from frostline.record import Store
 
 Weights = Mapping[str, Tensor]

@@ -44,14 +44,22 @@ def test_a_head_keeps_its_classes_from_run_to_run(workplace: Workplace) -> None:
     said = workplace.frostline(*asked, "data.digits=[2,1]")
     assert (said.code, said.err) == (
         2,
-        "init_from: class 0 of its head is 1, and of the data 2: the same classes in another order (1, 2); name the "
-        "data's classes 0 to 1, in the head's order, or choose weights that have no head of them\n",
+        "init_from: class 0 of its head is 1, and of the data 2: the same classes in another order; bring the data's "
+        "into the head's (1, 2), or choose weights that have no head of them\n",
     )
     first = workplace.train("pretrain", "data.digits=[0,1]")
     said = workplace.frostline("finetune", *TINY, f"init_from={first}", "data.digits=[5,6]")
     assert "  ! the head came along, but it is for other classes: 0, 1\n" in said.out
     said = workplace.frostline(*asked, "data.digits=[3,4]")
     assert "  ! the head came along, but it is for other classes: 1, 2\n" in said.out
+    said = workplace.frostline(
+        "finetune", *TINY, f"init_from={source}", "data.digits=[3,4]", "freeze=last_k", "freeze.k=0"
+    )
+    assert said.code == 0
+    frozen = ("freeze=only", "freeze.stages=[body3]")
+    said = workplace.frostline("finetune", *TINY, f"init_from={source}", "data.digits=[3,4]", *frozen)
+    assert said.code == 2
+    assert "head" in said.err
     assert "!" not in workplace.frostline(*asked, "data.digits=[1,2]").out
 
 

@@ -13,39 +13,46 @@ _SYNSET = re.compile(r"n\d{8}")
 """What WordNet numbers its nouns by; ImageNet's classes are in the order of these."""
 
 
+_PLACEHOLDER = re.compile(r"LABEL_\d+")
+"""What transformers calls classes that nobody has named."""
+
+
 def imagenet() -> list[str]:
     """Return the names of ImageNet's 1,000 classes, in their order."""
     return list(models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
-def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str = "model", exact: bool = False) -> bool:
+def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str = "model") -> bool:
     """Tell whether a head that comes with weights is for the classes of data, of which it has as many.
 
-    What has no names, or numbers from 0 for names, or ImageNet's own numbers, is taken to be in the right order. Case
-    and underscores make no other name.
+    A head without names is taken to be, and one of transformers' `LABEL_0`, .... So is one with names where the data
+    only numbers its classes from 0, in their order, or calls them by ImageNet's own numbers. Case and underscores make
+    no other name.
 
     Args:
         own: The names of the head's classes, in the order of their indices; None where the weights name none.
         classes: The data's, likewise.
         key: Where the weights were asked for.
-        exact: Whether numbers are names like any other, as where a run of this program has written them down.
 
     Raises:
         RequestError: The classes are the same in another order, so that the head would mistake one for another.
     """
-    numbers = [str(place) for place in range(len(classes))]
-    ours, theirs = _spelt(classes), numbers if own is None else _spelt(own)
-    unnamed = not exact and numbers in (ours, theirs)
-    if sorted(ours) == sorted(theirs) and ours != theirs:
-        place = next(place for place, name in enumerate(ours) if name != theirs[place])
-        named = own or numbers
-        problem = f"class {place} of its head is {named[place]}, and of the data {classes[place]}"
-        raise RequestError(
-            f"{key}: {problem}: the same classes in another order ({_shown(named)}); name the data's classes 0 to "
-            f"{len(ours) - 1}, in the head's order, or choose weights that have no head of them"
-        )
+    if own is None:
+        return True
+    ours, theirs, numbers = _spelt(classes), _spelt(own), [str(place) for place in range(len(classes))]
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        _refuse_another_order(own, classes, next(i for i, name in enumerate(ours) if name != theirs[i]), key)
+    only_numbered = all(map(_PLACEHOLDER.fullmatch, own)) or (ours == numbers and not all(map(str.isdecimal, theirs)))
     in_order = ours == sorted(ours) and all(map(_SYNSET.fullmatch, ours))
-    return ours == theirs or unnamed or (in_order and own == imagenet())
+    return ours == theirs or only_numbered or (in_order and list(own) == imagenet())
+
+
+def _refuse_another_order(own: Sequence[str], classes: Sequence[str], place: int, key: str) -> None:
+    problem = f"class {place} of its head is {own[place]}, and of the data {classes[place]}"
+    raise RequestError(
+        f"{key}: {problem}: the same classes in another order; bring the data's into the head's ({_shown(own)}), or "
+        "choose weights that have no head of them"
+    )
 
 
 def _spelt(names: Sequence[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Networks of transformers by an id of its hub, by a local folder, or new by their kind: how all recipes get them."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -45,10 +44,9 @@ def configuration(name: str, entries: Mapping[str, Any], *, new: bool, own: Mapp
         return read(name, **{**((own or {}) if kind else {}), **entries})  # anew: some entries follow from others
 
 
-def class_names(config: Any) -> list[str] | None:
-    """Return the names of a configuration's classes in their order; None where it says no more than their number."""
-    names = [str(config.id2label.get(place, "")) for place in range(config.num_labels)]
-    return None if all(re.fullmatch(r"LABEL_\d+|", name) for name in names) else names
+def class_names(config: Any) -> list[str]:
+    """Return the names of a configuration's classes in their order: `LABEL_0`, ... where it only numbers them."""
+    return [str(config.id2label.get(place) or f"LABEL_{place}") for place in range(config.num_labels)]
 
 
 def member(family: str, config: Any, *, name: str, task: str) -> Any:

@@ -19,7 +19,7 @@ COUNTER = "num_batches_tracked"
 """A buffer that weights may lack: batch normalisation counts its batches only since 2018, and needs the count only
 where it averages over all of them."""
 
-CLASSES = "classes"
+CLASSES = "frostline.classes"
 """What a header keeps the names of the head's classes under, as a JSON list in the order of their indices."""
 
 _PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt")
@@ -50,11 +50,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def classes_in(path: str | Path) -> list[str] | None:
-    """Return which classes the head in a file of weights tells apart, or in a folder's one; None where none are named.
+    """Return which classes the head in a file or folder of weights tells apart; None where none are named.
 
-    A finished run writes them into the header of its weights, under `CLASSES`.
+    A finished run writes them into the header of its weights, under `CLASSES`; transformers into a folder's
+    `config.json`.
     """
     path = Path(path)
+    if (config := path / "config.json").is_file():
+        named: dict[str, str] = json.loads(config.read_text()).get("id2label") or {}
+        return [named[place] for place in sorted(named, key=int)] or None
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if len(files) != 1 or files[0].suffix != ".safetensors":
         return None
@@ -65,9 +69,9 @@ def classes_in(path: str | Path) -> list[str] | None:
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     """Read the one file of weights in a folder, or all parts of one that an index holds together."""
-    if parts := sorted(folder.glob("*.safetensors.index.json")):
-        named = json.loads(parts[0].read_text())["weight_map"].values()
-        return {name: weight for part in sorted(set(named)) for name, weight in read_weights(folder / part).items()}
+    if indices := sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json")):
+        parts = [folder / part for part in _parts(indices[0])]
+        return {name: weight for part in parts for name, weight in read_weights(part).items()}
     for suffixes in ((".safetensors",), _PICKLES):
         found = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
         if len(found) == 1:
@@ -75,6 +79,17 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
         if found:
             raise WeightsError(f"{folder} holds {', '.join(file.name for file in found)}; name one of these files.")
     raise WeightsError(f"{folder} holds no file of weights ({', '.join(('.safetensors', *_PICKLES))}); name one.")
+
+
+def _parts(index: Path) -> list[str]:
+    """Return the names of the files that an index holds together, which lie beside it."""
+    try:
+        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index} is no index of weights; copy or download it again.") from error
+    if outside := [part for part in parts if Path(part).name != part]:
+        raise WeightsError(f"{index} names '{outside[0]}', which does not lie beside it; copy or download it again.")
+    return parts
 
 
 def _missing(path: Path) -> str:
@@ -93,6 +108,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:  # a broken pickle raises anything at all
         if _NEEDS_CODE.search(str(error)) and (zipfile.is_zipfile(path) or isinstance(error, pickle.UnpicklingError)):
             raise WeightsError(
@@ -107,24 +124,32 @@ def _broken(path: Path) -> str:
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, dict):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
+    while (inner := _wrapped(content)) is not None:
         content = inner
-    weights = content if isinstance(content, dict) else {}
-    if not all(_is_weight(name, value) for name, value in weights.items()):
-        weights = {name: value for name, value in weights.items() if _is_weight(name, value)}
-    weights = weights or dict(_nested(content, ""))
-    if not weights:
+    if isinstance(content, dict) and _is_state(content):
+        return content  # as it is: torch keeps the versions of its modules beside the weights
+    if not (weights := dict(_nested(content, ""))):
         raise WeightsError(
             f"{path} holds no weights by name; save a state_dict: torch.save(network.state_dict(), FILE)."
         )
     return weights
 
 
-def _is_weight(name: object, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor)
+def _wrapped(content: object) -> Mapping[str, object] | None:
+    """Return the network that a wrapper holds; None where there is none, or others beside it (`model_ema`)."""
+    if not isinstance(content, Mapping):
+        return None
+    wrappers = [name for name in _WRAPPERS if any(True for _ in _nested(content.get(name), ""))]
+    others = [name for name, inner in content.items() if name not in wrappers[:1] and _is_state(inner)]
+    inner: Mapping[str, object] | None = content[wrappers[0]] if wrappers and not others else None
+    return inner
+
+
+def _is_state(content: object) -> bool:
+    """Tell whether something is weights by name, and nothing else."""
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
 def _nested(content: object, before: str) -> Iterator[tuple[str, Tensor]]:

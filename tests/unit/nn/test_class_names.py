@@ -31,9 +31,9 @@ def classifier(folder, names: list[str] | None = None) -> TextClassifier:
 def test_a_head_of_the_same_classes_in_another_order_is_refused(tmp_path):
     recipe = classifier(tmp_path, MNLI)
     sentence = (
-        "model: class 1 of its head is neutral, and of the data entailment: the same classes in another order "
-        "(contradiction, neutral, entailment); name the data's classes 0 to 2, in the head's order, or choose weights "
-        "that have no head of them"
+        "model: class 1 of its head is neutral, and of the data entailment: the same classes in another order; "
+        "bring the data's into the head's (contradiction, neutral, entailment), or choose weights that have no head of "
+        "them"
     )
     with pytest.raises(RequestError, match=f"^{re.escape(sentence)}$"):
         Classification().brings_head(recipe, sorted(MNLI))
@@ -51,14 +51,21 @@ def test_a_head_of_other_classes_is_another(tmp_path):
 
 def test_a_head_without_names_is_kept_for_as_many_classes(tmp_path):
     recipe = classifier(tmp_path)
-    assert recipe.classes is None
+    assert recipe.classes == ["LABEL_0", "LABEL_1", "LABEL_2"]
     assert Classification().brings_head(recipe, MNLI)
-    with pytest.raises(RequestError, match=r"^model: class 0 of its head is 0, and of the data LABEL_2: the same"):
+    with pytest.raises(RequestError, match=r"^model: class 0 of its head is LABEL_0, and of the data LABEL_2: "):
         Classification().brings_head(recipe, ["LABEL_2", "LABEL_0", "LABEL_1"])
 
 
 def test_weights_without_names_are_for_any_classes():
     assert same_classes(None, ["cat", "dog"])
+    assert same_classes(None, sorted(map(str, range(12))))  # folders 0, 1, 10, 11, 2, ...
+
+
+def test_numbers_that_a_head_was_trained_for_are_names():
+    assert same_classes(["0", "1"], ["0", "1"])
+    assert not same_classes(["0", "1"], ["5", "6"])
+    assert not same_classes(["5", "6"], ["0", "1"])
 
 
 def test_imagenet_is_known_by_its_words_and_its_numbers():

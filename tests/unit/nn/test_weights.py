@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from frostline.errors import WeightsError
-from frostline.nn.weights import read_weights
+from frostline.nn.weights import CLASSES, classes_in, read_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -127,3 +128,54 @@ def test_tensors_without_names_are_no_weights(tmp_path: Path) -> None:
     torch.save({1: torch.ones(2)}, tmp_path / "numbered.pth")
     with pytest.raises(WeightsError, match="holds no weights by name"):
         read_weights(tmp_path / "numbered.pth")
+
+
+def test_several_networks_side_by_side_are_all_read(tmp_path: Path) -> None:
+    torch.save({"model": WEIGHTS, "model_ema": WEIGHTS, "epoch": 3}, tmp_path / "two.pth")
+    names = {f"{network}.{name}" for network in ("model", "model_ema") for name in WEIGHTS}
+    assert read_weights(tmp_path / "two.pth").keys() == names
+
+
+def test_a_loose_tensor_hides_no_network(tmp_path: Path) -> None:
+    torch.save({"net": WEIGHTS, "accuracy": torch.tensor(0.5), "epoch": 3}, tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth").keys() == {"net.a.weight", "net.a.bias", "accuracy"}
+
+
+def test_an_empty_wrapper_is_none(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "model": WEIGHTS}, tmp_path / "empty.pth")
+    assert_read(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_the_parts_that_an_index_names_are_one(kind: str, tmp_path: Path) -> None:
+    first, last = ({name: WEIGHTS[name]} for name in WEIGHTS)
+    for number, part in enumerate((first, last)):
+        file = tmp_path / f"{number}{Path(kind).suffix}"
+        save_file(part, file) if kind.endswith("safetensors") else torch.save(part, file)
+    named = {name: f"{number}{Path(kind).suffix}" for number, name in enumerate(WEIGHTS)}
+    (tmp_path / f"{kind}.index.json").write_text(json.dumps({"weight_map": named}))
+    assert_read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "is no index of weights; copy or download it again."),
+        ("{}", "is no index of weights; copy or download it again."),
+        ('{"weight_map": {"a": "../x.safetensors"}}', "names '../x.safetensors', which does not lie beside it"),
+    ],
+)
+def test_an_index_that_cannot_be_followed_is_told(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(WeightsError, match=re.escape(sentence)):
+        read_weights(tmp_path)
+
+
+def test_classes_stand_in_a_header_or_in_a_folders_config(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "own.safetensors", metadata={CLASSES: '["cat", "dog"]'})
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors", metadata={"classes": "cat,dog"})
+    assert classes_in(tmp_path / "own.safetensors") == ["cat", "dog"]
+    assert classes_in(tmp_path / "foreign.safetensors") is None
+    assert classes_in(tmp_path) is None
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"1": "dog", "0": "cat"}}))
+    assert classes_in(tmp_path) == ["cat", "dog"]
