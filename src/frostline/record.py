@@ -310,7 +310,8 @@ class RunRecord:
             profile=json.dumps(profile),
         )
         inputs = [DatasetInput(entity, tags=[InputTag("mlflow.data.context", context)])]
-        self.store.client.log_inputs(self.run_id, datasets=inputs)
+        with _alone(str(self.store.client.tracking_uri)):
+            self.store.client.log_inputs(self.run_id, datasets=inputs)
 
 
 def _quoted(value: str) -> str:
@@ -376,7 +377,7 @@ def _connected(uri: str) -> MlflowClient:
 
 
 def _alone(uri: str) -> FileLock:
-    """Let one process of a user at a time open a store: MLflow makes the tables of a new one without looking around."""
+    """Let one process of a user at a time do what MLflow does without looking around: make tables, and datasets."""
     name = hashlib.sha256(f"{_user()} {uri}".encode()).hexdigest()[:16]
     return FileLock(Path(tempfile.gettempdir()) / f"frostline-{name}.lock")
 

@@ -88,6 +88,7 @@ class Source:
         strata: What splits are carved and shots are drawn from evenly, in the order of `Examples.labels`; by default
             the classes.
         places: The config key and the file or folder that each split comes from, where it is not the source's name.
+        remarks: Sentences on what a person should know of it although it is no mistake.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Source:
     ignored: tuple[str, ...] = ()
     strata: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.strata:

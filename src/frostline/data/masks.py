@@ -3,7 +3,7 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -133,15 +133,18 @@ def masked_source(
         looked = list(pool.map(_look, everything))
     _refuse(root, [(pair.id, look.problem) for pair, look in zip(everything, looked, strict=True) if look.problem])
     places = consecutive(splits)
+    remarks: tuple[str, ...] = ()
     if classes is None:
-        classes, labels = _numbered(root, [looked[row] for row in places["train"]], labels)
+        train = [looked[row] for row in places["train"]]
+        classes, labels = _numbered(root, train, labels)
+        remarks = tuple(_odd_values(root, [everything[row] for row in places["train"]], train, labels))
     known = [(pair.id, _unknown(pair, look, labels)) for pair, look in zip(everything, looked, strict=True)]
     _refuse(root, [(name, problem) for name, problem in known if problem])
     void = {row for row, look in enumerate(looked) if all(labels[value] == NO_LABEL for value in look.counts)}
     digests = tuple(look.mask for look in looked)
     content = MaskedImages(pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void))
     parts = {split: _examples(content, looked, rows) for split, rows in places.items()}
-    return Source(name=root, classes=tuple(classes), splits=parts, ignored=ignored, strata=(STRATUM,))
+    return Source(name=root, classes=tuple(classes), splits=parts, ignored=ignored, strata=(STRATUM,), remarks=remarks)
 
 
 def _examples(content: MaskedImages, looked: Sequence[_Looked], rows: Places) -> "MaskedExamples":
@@ -208,6 +211,21 @@ def _numbered(root: str, looked: Sequence[_Looked], ignored: Mapping[int, int]) 
         apart = way_out if left_out else "; there is nothing to tell apart"
         raise DataError(f"data.root={root}: masks of train hold {found}{apart}")
     return [str(value) for value in values], {**{value: place for place, value in enumerate(values)}, **ignored}
+
+
+def _odd_values(
+    root: str, pairs: Sequence[Pair], looked: Sequence[_Looked], labels: Mapping[int, int]
+) -> Iterator[str]:
+    """Name the values that became classes although one mask alone holds them, or where numbers between are missing."""
+    values = sorted(value for value, label in labels.items() if label != NO_LABEL)
+    held = {value: [place for place, look in enumerate(looked) if value in look.counts] for value in values}
+    rare = {value: places[0] for value, places in held.items() if len(places) == 1}
+    alone = [f"{v} ({looked[place].counts[v]} pixel(s) of '{pairs[place].mask.name}')" for v, place in rare.items()]
+    way_out = "name the classes with data.classes if one of these is none"
+    if alone and len(looked) > 1:
+        yield f"{root}: a value of one mask alone is a class here: {some_of(alone)}; {way_out}"
+    elif values[-1] - values[0] >= len(values):
+        yield f"{root}: the values {some_of([str(value) for value in values])} are the classes; {way_out}"
 
 
 def _unknown(pair: Pair, look: _Looked, labels: Mapping[int, int]) -> str:

@@ -182,7 +182,9 @@ def _check_content(source: Source, splits: Mapping[str, Examples], fractions: Ma
     for name, count in splits["train"].per_stratum(source.strata).items():
         if not count:
             where = f"{source.name}: class '{name}' has no training example left"
-            raise DataError(f"{where} once those that stand in val or test too are dropped; add examples of '{name}'")
+            shares = [f"data.{split}_fraction={share} has taken its share" for split, share in fractions.items()]
+            lost = " and ".join(["those that stand in val or test too are dropped", *shares])
+            raise DataError(f"{where} once {lost}; add examples of '{name}'")
 
 
 def _why_empty(split: str, source: Source, splits: Mapping[str, Examples], fractions: Mapping[str, float]) -> str:

@@ -170,7 +170,7 @@ class SplittedData(pl.LightningDataModule, ABC):
 
     def remarks(self) -> list[str]:
         """Return sentences on what a person should know of the data although it is no mistake."""
-        return [*self._ignored(), *self._duplicate(), *self._contradictory()]
+        return [*self.source().remarks, *self._ignored(), *self._duplicate(), *self._contradictory(), *self._absent()]
 
     def _ignored(self) -> list[str]:
         ignored, name = self.source().ignored, self.source().name
@@ -195,6 +195,14 @@ class SplittedData(pl.LightningDataModule, ABC):
         which = f"'{one}' and '{other}'" if one != other else f"that of '{one}'"
         told = f"the same content stands under different labels {len(found)} time(s), such as {which}"
         return [f"{self.source().name}: {told}; in train, {self.source().splits['train'].first} is kept"]
+
+    def _absent(self) -> list[str]:
+        """Name the classes that a split has no example of, so that nothing is chosen or measured by them there."""
+        counts = {split: self.drawn(split).examples.balance(self.source().strata) for split in ("val", "test")}
+        absent = {
+            split: [f"'{name}'" for name, count in found.items() if count == 0] for split, found in counts.items()
+        }
+        return [f"{self.source().name}: {split} has no example of {some_of(n)}" for split, n in absent.items() if n]
 
     def _describe(self, split: str) -> dict[str, Any]:
         drawn, whole, strata = self.drawn(split).examples, getattr(self._division(), split), self.source().strata

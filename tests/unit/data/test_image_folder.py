@@ -128,6 +128,11 @@ def test_new_names_change_neither_splits_nor_shots(plant, tmp_path) -> None:
     assert one.example_ids("train") != other.example_ids("train")
 
 
+def test_a_class_that_val_and_test_lack_is_told(plant) -> None:
+    root = plant({"cat": 20, "dog": 3})
+    assert folder(root).remarks() == [f"{root}: val has no example of 'dog'", f"{root}: test has no example of 'dog'"]
+
+
 def test_a_planted_copy_of_a_test_image_leaves_train(plant) -> None:
     root = plant({f"{split}/{pet}": 8 for split in ("train", "val", "test") for pet in ("cat", "dog")})
     shutil.copy(root / "test/cat/000.png", root / "train/cat/copy.png")

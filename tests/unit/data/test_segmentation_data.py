@@ -103,6 +103,29 @@ def test_a_value_that_no_mask_of_train_holds_is_no_class(tmp_path: Path) -> None
     assert "'val/050' (its mask 050.png holds 77 in 3 pixels, which is no class)" in refusal(root)
 
 
+def test_a_value_of_one_mask_alone_is_told(tmp_path: Path) -> None:
+    root = plant(tmp_path, 20)
+    data = folder(root)
+    mask = data.drawn("train").examples.content.pairs[0].mask
+    array = np.asarray(Image.open(mask)).copy()
+    array[0, 0] = 200
+    Image.fromarray(array).save(mask)
+    (told,) = SegmentationFolder(seed=0, root=f"{root}/.").source().remarks
+    assert told == (
+        f"{root}/.: a value of one mask alone is a class here: 200 (1 pixel(s) of '{mask.name}'); "
+        "name the classes with data.classes if one of these is none"
+    )
+
+
+def test_values_with_gaps_are_told(tmp_path: Path) -> None:
+    root = plant(tmp_path, 20)
+    for mask in (root / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(mask)) * 100).save(mask)
+    assert folder(root).remarks() == [
+        f"{root}: the values 0, 100, 200 are the classes; name the classes with data.classes if one of these is none"
+    ]
+
+
 def test_masks_of_0_and_255_are_told_that_255_counts_for_nothing(tmp_path: Path) -> None:
     root = plant(tmp_path, 8)
     for file in (root / "masks").iterdir():

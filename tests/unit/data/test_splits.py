@@ -189,3 +189,12 @@ def test_a_class_whose_training_examples_all_stand_in_test() -> None:
         "pets: class 'dog' has no training example left once those that stand in val or test too are dropped; "
         "add examples of 'dog'"
     )
+
+
+def test_a_class_whose_training_examples_the_fractions_take() -> None:
+    given = source(train=examples([*"abcdefgh", "x", "y"], [0] * 8 + [1, 1]))
+    assert sentence_of(given, val_fraction=0.4, test_fraction=0.4) == (
+        "pets: class 'dog' has no training example left once those that stand in val or test too are dropped and "
+        "data.test_fraction=0.4 has taken its share and data.val_fraction=0.4 has taken its share; "
+        "add examples of 'dog'"
+    )
