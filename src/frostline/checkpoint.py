@@ -1,6 +1,7 @@
 """Carry weights from one network to another, and say exactly what was and what was not carried."""
 
 import hashlib
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from frostline.errors import WeightsError
 from frostline.nn.renaming import Renaming, renaming, spelt_anew
-from frostline.nn.weights import COUNTER, read_weights
+from frostline.nn.weights import COUNTER, HEADER, read_weights
 
 __all__ = ["Carried", "carry", "read_weights", "save_tensors", "save_weights", "weights_hash"]
 
@@ -80,7 +81,8 @@ def carry(
         prefix: What the names begin with that are to be carried, where the weights hold several networks.
 
     Raises:
-        WeightsError: Too little fits, or a weight that would be carried is NaN or infinite; the network is untouched.
+        WeightsError: Too little fits, or a weight that would be carried is NaN or infinite in the network's type, or no
+            floating one; the network is untouched.
     """
     own = _tensors(network)
     weights = _below(prefix, spelt_anew(weights, own))
@@ -95,7 +97,8 @@ def carry(
             f"The weights do not fit the network:\n{carried}, but {_percent(min_coverage)} must be; choose the model "
             "that these weights were trained in, or accept less with a lower min_coverage."
         )
-    _refuse_infinite(fitting, own)
+    _refuse_other_kinds(fitting, own)
+    _refuse_infinite({name: weight.to(own[name].dtype) for name, weight in fitting.items()}, own)
     # Over the network's own state, because some modules refuse to load without the version that torch keeps in it.
     state = network.state_dict()
     state.update(fitting)
@@ -126,7 +129,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapp
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder) / path.name
-        save_file(state, partial, metadata=dict(metadata))
+        # As one entry: safetensors writes several in another order each time, and equal runs have equal files.
+        save_file(state, partial, metadata={HEADER: json.dumps(dict(metadata), sort_keys=True)})
         partial.replace(path)
 
 
@@ -180,6 +184,14 @@ def _compare(
 
 def _counts(name: str, tensor: Tensor, head: Collection[str]) -> bool:
     return isinstance(tensor, nn.Parameter) and name not in head
+
+
+def _refuse_other_kinds(fitting: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse what torch would turn into other numbers in silence: quantised, complex or sparse weights."""
+    for name, weight in fitting.items():
+        kind = str(weight.layout if weight.layout is not torch.strided else weight.dtype).removeprefix("torch.")
+        if weight.layout is not torch.strided or (own[name].is_floating_point() and not weight.is_floating_point()):
+            raise WeightsError(f"The weights hold {kind} numbers in '{name}'; save them as dense floating ones.")
 
 
 def _refuse_infinite(fitting: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

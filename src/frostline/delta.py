@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from frostline.adapter import Adapter
 from frostline.checkpoint import read_weights, save_tensors, weights_hash
 from frostline.errors import WeightsError
 from frostline.nn.adapters import Attached, inject, plain_name
+from frostline.nn.weights import header_of
 
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
@@ -93,8 +94,7 @@ def _inside(attached: Attached) -> tuple[str, ...]:
 
 def _header(path: Path) -> dict[str, str]:
     try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
+        header = header_of(path)
     except SafetensorError:
         header = {}
     if not {"base", "adapter"} <= header.keys():

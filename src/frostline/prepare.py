@@ -107,14 +107,10 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     )
     start, fresh, layers = weights_hash(network.state_dict()), fingerprints(network), repr(network)
     strategy = _strategy(cfg, verb, parts)
-    attached, parts = _attach(network, parts, strategy, example=_example(data), seed=cfg.seed)
+    attached, parts = _attach(network, parts, strategy, data, seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
     unfilled = _unfilled(carried, parts[-1], model, objective, data)
     refuse_random_parts(plan, unfilled)
-    built = {"input": repr(model.input), "network": layers}
-    extra = {"data": data.fingerprint(), "weights": start, "verb": verb, **built}
-    if plan.strategy.content:
-        extra["freeze"] = plan.strategy.content
     module = _module(cfg, verb, network, objective, plan, data)
     refuse_unknown_metric(plan, module)
     _spare(cfg, network, plan)
@@ -126,7 +122,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         plan=plan,
         carried=carried,
         unfilled=unfilled,
-        signature=signature(plain(cfg), extra=extra),
+        signature=_signature(cfg, plan, verb=verb, data=data.fingerprint(), weights=start, network=layers, model=model),
         weights=start,
         fingerprints=fresh,
         attached=attached,
@@ -174,12 +170,20 @@ def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:
 
 
 def _attach(
-    network: nn.Module, parts: tuple[Stage, ...], strategy: Strategy, *, example: Any, seed: int
+    network: nn.Module, parts: tuple[Stage, ...], strategy: Strategy, data: SplittedData, *, seed: int
 ) -> tuple[Attached | None, tuple[Stage, ...]]:
     """Add what the strategy adds, drawn from a stream of its own, so that the arms of a seed share all the rest."""
     if strategy.adapter is None:
         return None, parts
-    return attach(network, parts, strategy.adapter, example=example, seed=stream(seed, "adapter"))
+    return attach(network, parts, strategy.adapter, example=_example(data), seed=stream(seed, "adapter"))
+
+
+def _signature(cfg: DictConfig, plan: Plan, *, model: Backbone, **content: str) -> str:
+    """Return what two runs share that are the same: their configs, and what these stand for here and now."""
+    extra = {**content, "input": repr(model.input)}
+    if plan.strategy.content:
+        extra["freeze"] = plan.strategy.content
+    return signature(plain(cfg), extra=extra)
 
 
 def _plan(cfg: DictConfig, strategy: Strategy, parts: Sequence[Stage], batches: int) -> Plan:

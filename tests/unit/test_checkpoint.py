@@ -1,5 +1,7 @@
 import hashlib
 import os
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -190,7 +192,7 @@ def test_saved_weights_are_read_back_with_their_metadata(tmp_path):
     save_weights(saved, path := tmp_path / "weights.safetensors", {"run": "abc"})
     assert same(read_weights(path), dict(saved.state_dict()))
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"run": "abc"}
+        assert file.metadata() == {"frostline": '{"run": "abc"}'}
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
@@ -259,3 +261,39 @@ def test_public_weights_are_carried_by_more_than_their_names():
     assert (carried.missing, carried.unexpected, carried.coverage) == ((), (), 1.0)
     assert [name for name, *_ in carried.reshaped] == ["linear.bias", "linear.weight"]
     assert torch.equal(ours.layer3[2].bn2.running_var, weights["module.layer3.2.bn2.running_var"])
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda weight: weight.to(torch.int8), "int8"),
+        (lambda weight: weight.to(torch.complex64), "complex64"),
+        (lambda weight: weight.to_sparse(), "sparse_coo"),
+    ],
+)
+def test_numbers_that_would_become_others_are_refused(change, kind):
+    weights = clone(network().state_dict())
+    weights["conv.weight"] = change(weights["conv.weight"])
+    ours = network()
+    before = clone(ours.state_dict())
+    with pytest.raises(WeightsError, match=f"^The weights hold {kind} numbers in 'conv.weight'; save them as dense"):
+        carry(ours, weights, head=HEAD, min_coverage=0.5)
+    assert same(ours.state_dict(), before)
+
+
+def test_numbers_that_the_networks_type_cannot_hold_are_refused():
+    weights = clone(network().state_dict())
+    weights["conv.weight"] = weights["conv.weight"].double().fill_(1e300)
+    with pytest.raises(WeightsError, match=r"NaN or infinite values in 'conv\.weight'"):
+        carry(network(), weights, head=HEAD, min_coverage=0.5)
+
+
+def test_equal_networks_are_equal_files(tmp_path):
+    """In processes of their own, since safetensors orders its header by a number drawn anew in each."""
+    code = (
+        "import sys; from torch import ones; from frostline.checkpoint import save_tensors; "
+        "save_tensors({'a': ones(1)}, sys.argv[1], {name: name for name in 'abcdefgh'})"
+    )
+    for name in ("one", "two"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, timeout=120)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -19,8 +19,11 @@ COUNTER = "num_batches_tracked"
 """A buffer that weights may lack: batch normalisation counts its batches only since 2018, and needs the count only
 where it averages over all of them."""
 
-CLASSES = "frostline.classes"
-"""What a header keeps the names of the head's classes under, as a JSON list in the order of their indices."""
+HEADER = "frostline"
+"""The entry of a safetensors file's header that holds, as JSON, what this program wrote beside the tensors."""
+
+CLASSES = "classes"
+"""What is under this name there: those that the head tells apart, as a JSON list in the order of their indices."""
 
 _PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -62,9 +65,15 @@ def classes_in(path: str | Path) -> list[str] | None:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if len(files) != 1 or files[0].suffix != ".safetensors":
         return None
-    with safe_open(files[0], framework="pt") as file:
-        header = file.metadata() or {}
+    header = header_of(files[0])
     return list(json.loads(header[CLASSES])) if CLASSES in header else None
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """Return what this program wrote beside the tensors of a safetensors file, by name; nothing in a foreign one."""
+    with safe_open(path, framework="pt") as file:
+        written: dict[str, str] = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    return written
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

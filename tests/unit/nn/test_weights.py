@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from frostline.errors import WeightsError
-from frostline.nn.weights import CLASSES, classes_in, read_weights
+from frostline.nn.weights import CLASSES, HEADER, classes_in, read_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -172,7 +172,9 @@ def test_an_index_that_cannot_be_followed_is_told(text: str, sentence: str, tmp_
 
 
 def test_classes_stand_in_a_header_or_in_a_folders_config(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(1)}, tmp_path / "own.safetensors", metadata={CLASSES: '["cat", "dog"]'})
+    save_file(
+        {"a": torch.ones(1)}, tmp_path / "own.safetensors", metadata={HEADER: json.dumps({CLASSES: '["cat", "dog"]'})}
+    )
     save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors", metadata={"classes": "cat,dog"})
     assert classes_in(tmp_path / "own.safetensors") == ["cat", "dog"]
     assert classes_in(tmp_path / "foreign.safetensors") is None
