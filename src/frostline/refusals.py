@@ -98,12 +98,12 @@ def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
         )
     if stuck and plan.strategy.reestimates is not None:
         raise RequestError(
-            f"freeze: the head is new ({', '.join(stuck)}) and {name} trains nothing; "
+            f"freeze: the head knows nothing of these classes ({', '.join(stuck)}) and {name} trains nothing; "
             "carry weights whose head has these classes, or choose a strategy that trains"
         )
     if stuck:
         raise RequestError(
-            f"freeze: the head is new ({', '.join(stuck)}) and {name} never trains it; "
+            f"freeze: the head knows nothing of these classes ({', '.join(stuck)}) and {name} never trains it; "
             "add 'head' to freeze.stages, or choose a strategy that trains the head"
         )
 
