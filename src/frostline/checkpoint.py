@@ -50,9 +50,9 @@ class Carried:
     def __str__(self) -> str:
         lines = [
             *([] if self.renamed.theirs == self.renamed.ours else [f"  > {self.renamed}  names in the weights, here"]),
-            *_some([f"  - {name}  in the network only" for name in self.missing]),
-            *_some([f"  + {name}  in the weights only" for name in self.unexpected]),
-            *_some([f"  ~ {n}  {theirs} in the weights, {ours} in the network" for n, theirs, ours in self.reshaped]),
+            *_first_ones([f"  - {name}  in the network only" for name in self.missing]),
+            *_first_ones([f"  + {name}  in the weights only" for name in self.unexpected]),
+            *_first_ones([f"  ~ {n}  {theirs} in the weights, {ours} in the network" for n, theirs, ours in self.reshaped]),
         ]
         if self.other_classes:
             lines.append(f"  ! the head came along, but it is for other classes: {', '.join(self.other_classes)}")
@@ -205,7 +205,7 @@ def _refuse_infinite(fitting: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
         )
 
 
-def _some(lines: Sequence[str]) -> list[str]:
+def _first_ones(lines: Sequence[str]) -> list[str]:
     rest = len(lines) - _LINES
     return [*lines[:_LINES], f"{lines[0][:4]}... and {rest} more"] if rest > 0 else list(lines)
 

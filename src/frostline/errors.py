@@ -1,6 +1,7 @@
 """The errors that are the user's to mend: a sentence each, naming the key or the file and the way out."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -14,6 +15,22 @@ class ConfigError(RequestError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n  ".join([f"{len(problems)} problem(s) in the config:", *problems]))
+
+
+def moved(error: RequestError, key: str, names: Iterable[str]) -> RequestError:
+    """Return an error of a part that was chosen beneath another key, with its keys as they stand there.
+
+    Args:
+        error: What the part says of `model.name`, say.
+        key: Where it was chosen: `model.backbone`.
+        names: Of its keys.
+
+    >>> str(moved(RequestError("model.name: unknown; see model.safetensors"), "model.backbone", ["name"]))
+    'model.backbone.name: unknown; see model.safetensors'
+    """
+    names = "|".join(map(re.escape, names))
+    own = rf"(?<![\w./]){re.escape(key.partition('.')[0])}\.(?=(?:{names})\b)"
+    return type(error)(re.sub(own, f"{key}.", str(error)))
 
 
 class Mistakes:

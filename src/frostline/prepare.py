@@ -113,7 +113,8 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     refuse_random_parts(plan, unfilled)
     module = _module(cfg, verb, network, objective, plan, data)
     refuse_unknown_metric(plan, module)
-    _spare(cfg, network, plan)
+    _refuse_wrong_savings(cfg, plan)
+    _recompute_and_compile(cfg, network, plan)
     return Prepared(
         verb=verb,
         cfg=cfg,
@@ -228,8 +229,8 @@ def _unfilled(
     return carried.unfilled | frozenset(head.parameters if carried.other_classes else ())
 
 
-def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
-    """Do what spares memory or time, where it leaves the plan as it is."""
+def _refuse_wrong_savings(cfg: DictConfig, plan: Plan) -> None:
+    """Refuse what would spare memory or time, but change what is trained, or is not known."""
     if cfg.activation_checkpointing:
         updates = any(hasattr(module, "running_mean") for part in plan.stages for module in part.modules.values())
         if updates and plan.strategy.norm_stats != "frozen":
@@ -237,11 +238,17 @@ def _spare(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
                 "activation_checkpointing: a second pass would update the statistics of normalisation layers twice; "
                 "add freeze.norm_stats=frozen, or do without"
             )
-        recompute(plan.stages)
     if cfg.compile is not None:
         known = torch.compiler.list_backends(exclude_tags=())
         if cfg.compile not in known:
             raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
+
+
+def _recompute_and_compile(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:
+    """Spare memory and time as the config asks."""
+    if cfg.activation_checkpointing:
+        recompute(plan.stages)
+    if cfg.compile is not None:
         network.compile(backend=cfg.compile)
 
 

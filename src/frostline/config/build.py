@@ -1,6 +1,7 @@
 """Build what a checked config names; the only place that calls Hydra's `instantiate`."""
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.errors import IntegrityError, RequestError
+from frostline.errors import ConfigError, IntegrityError, RequestError, moved
 
 
 def build(node: Any, *, key: str = "", **arguments: Any) -> Any:
@@ -25,7 +26,7 @@ def build(node: Any, *, key: str = "", **arguments: Any) -> Any:
     """
     if node is None:
         return None
-    with as_request(key or _key_of(node)):
+    with as_request(key or _key_of(node)), _told_where_it_stands(node):
         make = hydra.utils.instantiate(node, _convert_="all", _partial_=True, **_whitelist(node))
         bound = functools.partial(make.func, *make.args, **make.keywords | arguments)
         return bound if node.get("_partial_") else bound()
@@ -43,6 +44,19 @@ def as_request(key: str) -> Iterator[None]:
         if _is_refusal(cause):
             raise RequestError(f"{key}: {cause}" if key else str(cause)) from cause
         raise
+
+
+@contextmanager
+def _told_where_it_stands(node: Any) -> Iterator[None]:
+    """Let what is built inside another part, a segmenter's backbone, say, speak of its keys as they stand there."""
+    try:
+        yield
+    except InstantiationException as error:
+        cause, place = _cause(error), re.search(r"full_key: (\S+)", str(error))
+        part = OmegaConf.select(node._get_root(), place[1]) if place and OmegaConf.is_config(node) else None
+        if place is None or part is None or not isinstance(cause, RequestError) or isinstance(cause, ConfigError):
+            raise
+        raise moved(cause, place[1], map(str, part)) from cause.__cause__
 
 
 def _cause(error: BaseException) -> BaseException:

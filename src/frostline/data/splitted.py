@@ -159,7 +159,7 @@ class SplittedData(pl.LightningDataModule, ABC):
             "fingerprint": self.fingerprint(),
             "splits": {split: self._describe(split) for split in SPLITS},
             "duplicates_removed": {split: len(lost) for split, lost in self._division().duplicates.items()},
-            "duplicates": {split: _some(lost) for split, lost in self._division().duplicates.items()},
+            "duplicates": {split: _first_ones(lost) for split, lost in self._division().duplicates.items()},
             "contradictory_labels": len(self._division().contradictions),
             "contradictions": [list(pair) for pair in self._division().contradictions[:_NAMED]],
             "ignored_files": len(self.source().ignored),
@@ -248,5 +248,5 @@ class SplittedData(pl.LightningDataModule, ABC):
         )
 
 
-def _some(lost: Sequence[Duplicate]) -> list[dict[str, str]]:
+def _first_ones(lost: Sequence[Duplicate]) -> list[dict[str, str]]:
     return [each._asdict() for each in lost[:_NAMED]]

@@ -1,5 +1,7 @@
 """A fully convolutional head on any classification network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -8,6 +10,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
+from frostline.errors import RequestError, moved
 from frostline.nn.backbone import Backbone, ImageInput
 from frostline.nn.trunk import Trunk
 
@@ -32,7 +35,8 @@ class Fcn:
     @property
     def input(self) -> ImageInput:
         """The chosen size, normalised as the classification network expects."""
-        spec = self.backbone.input
+        with _as_it_stands(self.backbone):
+            spec = self.backbone.input
         return ImageInput(size=self.size, mean=spec.mean, std=spec.std)
 
     def brings_head(self, num_classes: int) -> bool:
@@ -41,7 +45,18 @@ class Fcn:
 
     def network(self, num_classes: int) -> nn.Module:
         """Build the network: images (B, 3, H, W) -> logits (B, num_classes, H, W)."""
-        return _Fcn(Trunk(self.backbone, maps=True), num_classes)
+        with _as_it_stands(self.backbone):
+            trunk = Trunk(self.backbone, maps=True)
+        return _Fcn(trunk, num_classes)
+
+
+@contextmanager
+def _as_it_stands(backbone: Backbone) -> Iterator[None]:
+    """Let the classification network speak of its keys as they stand beneath this one's."""
+    try:
+        yield
+    except RequestError as error:
+        raise moved(error, "model.backbone", vars(backbone)) from error.__cause__
 
 
 class _Fcn(nn.Module):

@@ -53,9 +53,9 @@ class Trunk(nn.Module):
         called = str(getattr(recipe, "name", type(recipe).__name__))
         self._last, places = _last_with_maps(self.network, example)
         self._tokens = _Tokens(called=called, size=side, tokens=places)
-        self._pooled = _evaluated(self.network, example).flatten(1).shape[1]
+        self._pooled = _flat(_evaluated(self.network, example)).shape[1]
         if maps:
-            self._cut(example, called=called)
+            self._keep_maps_alone(example, called=called)
         features: Features = _evaluated(self, example)
         self.channels, self.width, self.side = features.maps.shape[1], features.pooled.shape[1], features.maps.shape[2]
 
@@ -73,21 +73,23 @@ class Trunk(nn.Module):
         if self._maps:
             return Features(maps, maps.mean(dim=(2, 3)))
         pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # GoogLeNet and Inception, while they train
-        return Features(maps, pooled.flatten(1))
+        return Features(maps, _flat(pooled))
 
-    def _cut(self, example: Tensor, *, called: str) -> None:
+    def _keep_maps_alone(self, example: Tensor, *, called: str) -> None:
         """Leave only what the maps depend on.
 
         Raises:
             RequestError: The rest of the network cannot do without what goes.
         """
+        problem = f"model.name: the feature maps of {called} do without some of its layers"
+        refusal = f"{problem}; choose a network of one path"
         try:
-            _cut(self.network, _idle(self, example))
+            _take_out(self.network, _idle(self, example))
             idle = _idle(self, example)
         except Exception as error:  # whatever a network says whose branches need each other
-            raise RequestError(_no_maps(called)) from error
+            raise RequestError(refusal) from error
         if idle:
-            raise RequestError(_no_maps(called))
+            raise RequestError(refusal)
 
 
 def as_maps(features: Tensor, *, width: int, grid: tuple[int, int]) -> Tensor:
@@ -142,18 +144,24 @@ class _Tokens:
         )
 
 
+def _flat(features: Tensor) -> Tensor:
+    """Return features as (B, F), the same F for images of any size: maps (B, C, h, w) as their means."""
+    return features.mean(dim=(2, 3)) if features.ndim == 4 else features.flatten(1)
+
+
 def _behead(network: nn.Module, example: Tensor) -> None:
-    """Let the network return what its head would have taken; auxiliary classifiers, which only training calls, go."""
+    """Let the network return what its head would have taken; auxiliary classifiers, which only training calls, go.
+
+    Pooling stays also where it comes after the last layer (SqueezeNet): without it features grow with the image.
+    """
     head = stages(network, example)[-1].modules
     tops = [name for name in head if name.rpartition(".")[0] not in head]
     for name in tops:
+        if isinstance(head[name], nn.AdaptiveAvgPool2d):
+            continue
         parent, _, own = name.rpartition(".")
         auxiliary = own.lower().startswith("aux")
         setattr(network.get_submodule(parent), own, None if auxiliary else nn.Identity())
-
-
-def _no_maps(called: str) -> str:
-    return f"model.name: the feature maps of {called} do without some of its layers; choose a network of one path"
 
 
 class _Gone(nn.Module):
@@ -181,7 +189,7 @@ def _idle(trunk: Trunk, example: Tensor) -> list[str]:
     return list(names.values())
 
 
-def _cut(network: nn.Module, idle: Collection[str]) -> None:
+def _take_out(network: nn.Module, idle: Collection[str]) -> None:
     """Take the modules out of a network all of whose parameters are idle; a sequence stays, without its layers."""
     gone: list[str] = []
     for name, module in list(network.named_modules()):

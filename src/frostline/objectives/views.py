@@ -53,8 +53,8 @@ class Views:
         changed = torch.lerp(_grey(changed).mean(dim=(2, 3), keepdim=True), changed, self._factor(pixels))
         changed = torch.lerp(_grey(changed), changed, self._factor(pixels))
         changed = _turned(changed, 2 * pi * _between(pixels, -0.2, 0.2) * self.colour)
-        pixels = torch.where(_some(pixels, 0.8), changed, pixels)
-        return torch.where(_some(pixels, 0.2), _grey(pixels), pixels)
+        pixels = torch.where(_drawn(pixels, 0.8), changed, pixels)
+        return torch.where(_drawn(pixels, 0.2), _grey(pixels), pixels)
 
     def _factor(self, pixels: Tensor) -> Tensor:
         reach = 0.8 * self.colour
@@ -66,7 +66,8 @@ def _between(pixels: Tensor, low: float, high: float) -> Tensor:
     return torch.empty(len(pixels), device=pixels.device).uniform_(low, high)
 
 
-def _some(pixels: Tensor, share: float) -> Tensor:
+def _drawn(pixels: Tensor, share: float) -> Tensor:
+    """Draw for each image whether it is one of this share of them, (B, 1, 1, 1)."""
     return (_between(pixels, 0, 1) < share).view(-1, 1, 1, 1)
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from frostline.batch import Batch
 from frostline.checkpoint import carry
+from frostline.config.build import build
 from frostline.errors import RequestError
 from frostline.nn.cifar_resnet import CifarResNet
 from frostline.nn.fcn import Fcn
@@ -14,6 +16,7 @@ from frostline.nn.timm import Timm
 from frostline.nn.torchvision import Torchvision
 from frostline.nn.trunk import Trunk, as_maps
 from frostline.objectives.masked_pixels import MaskedPixels
+from frostline.objectives.rotation import Rotation
 
 
 def test_features_of_a_cifar_resnet_are_those_before_pooling_and_before_the_head() -> None:
@@ -44,6 +47,47 @@ def test_any_classifier_of_torchvision_has_a_trunk(name: str, channels: int, wid
     features = trunk.train()(torch.randn(2, 3, size, size))
     assert features.maps.shape == (2, channels, side, side)
     assert features.pooled.shape == (2, width)
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_pooled_features_are_as_many_for_images_of_any_size(size: int) -> None:
+    network = Rotation().network(Torchvision(name="squeezenet1_1", weights=None), []).eval()
+    images = torch.randn(2, 3, size, size)
+    maps, pooled = network.trunk(images)
+    assert network.trunk.width == 512
+    torch.testing.assert_close(pooled, maps.mean(dim=(2, 3)))
+    assert network(images)["features"].shape == (2, 512)
+
+
+class _Maps(nn.Module):
+    """Gives what its head would have taken as maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, kernel_size=2, stride=2), nn.Conv2d(4, 2, kernel_size=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(images))
+
+
+def test_a_head_of_maps_is_given_their_means() -> None:
+    class Recipe(CifarResNet):
+        def network(self, num_classes: int) -> nn.Module:
+            return _Maps()
+
+    trunk = Trunk(Recipe(depth=20))
+    maps, pooled = trunk(torch.randn(2, 3, 12, 16))
+    assert (trunk.width, tuple(maps.shape)) == (4, (2, 4, 6, 8))
+    torch.testing.assert_close(pooled, maps.mean(dim=(2, 3)))
+
+
+def test_a_backbone_speaks_of_its_keys_as_they_stand() -> None:
+    backbone = {"_target_": "frostline.nn.torchvision.Torchvision", "name": "resnet99"}
+    cfg = OmegaConf.create({"model": {"_target_": "frostline.nn.fcn.Fcn", "backbone": backbone}})
+    with pytest.raises(RequestError, match=r"^model\.backbone\.name: 'resnet99' is no classification network"):
+        build(cfg.model)
+    with pytest.raises(RequestError, match=r"^model\.backbone\.name: the feature maps of crossvit_tiny_240 do"):
+        Fcn(backbone=Timm(name="crossvit_tiny_240", weights=None)).network(2)
 
 
 def test_parameters_keep_their_names_and_the_head_is_gone() -> None:

@@ -163,7 +163,7 @@ def test_features_that_tell_classes_apart_are_right_however_few_others_there_are
 def test_a_view_is_a_part_of_the_image_mirrored_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     ramp = torch.linspace(0.2, 0.8, 32).expand(64, 3, 32, 32)
-    monkeypatch.setattr("frostline.objectives.views._some", lambda pixels, share: torch.tensor(False))
+    monkeypatch.setattr("frostline.objectives.views._drawn", lambda pixels, share: torch.tensor(False))
     views = Views(mean=(0, 0, 0), std=(1, 1, 1))(ramp)
     steps = views.diff(dim=3)[..., 2:-2]
     mirrored = (steps <= 1e-6).flatten(1).all(dim=1)
