@@ -17,6 +17,16 @@ class ConfigError(RequestError):
         super().__init__("\n  ".join([f"{len(problems)} problem(s) in the config:", *problems]))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts.
+
+    >>> counted(1, "line"), counted(0, "line"), counted(1200, "class")
+    ('1 line', '0 lines', '1,200 classes')
+    """
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def moved(error: RequestError, key: str, names: Iterable[str]) -> RequestError:
     """Return an error of a part that was chosen beneath another key, with its keys as they stand there.
 

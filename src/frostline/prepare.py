@@ -32,7 +32,13 @@ from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.processes import processes_of
 from frostline.record import Store, Tracking
-from frostline.refusals import OF_A_CONFIG, refuse_other_tasks, refuse_random_parts, refuse_unknown_metric
+from frostline.refusals import (
+    OF_A_CONFIG,
+    refuse_batches_of_one,
+    refuse_other_tasks,
+    refuse_random_parts,
+    refuse_unknown_metric,
+)
 from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
 
@@ -111,6 +117,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
     unfilled = _unfilled(carried, parts[-1], model, objective, data)
     refuse_random_parts(plan, unfilled)
+    refuse_batches_of_one(verb, plan, network, data)
     module = _module(cfg, verb, network, objective, plan, data)
     refuse_unknown_metric(plan, module)
     _refuse_wrong_savings(cfg, plan)

@@ -1,17 +1,20 @@
 """What is refused before anything is recorded or trained, each in a sentence that names the key and the way out."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from frostline.config.build import as_request, build
 from frostline.config.effective import plain
-from frostline.errors import Mistakes, RequestError
+from frostline.data.splitted import SplittedData
+from frostline.errors import Mistakes, RequestError, counted
 from frostline.modules import Training
 from frostline.nearest import did_you_mean
 from frostline.nn.adapters import plain_name
+from frostline.nn.batch_statistics import of_one_value
 from frostline.objectives.objective import scalars
 from frostline.plan import Plan
 from frostline.processes import DATA_PARALLEL, processes_of, world
@@ -116,6 +119,28 @@ def refuse_unknown_metric(plan: Plan, module: Training) -> None:
         raise RequestError(
             f"freeze: nothing measures '{monitor}', which {name} waits for; {did_you_mean(monitor, metrics)}"
         )
+
+
+def refuse_batches_of_one(verb: str, plan: Plan, network: nn.Module, data: SplittedData) -> None:
+    """Refuse batches of one example where batch normalisation is to train on what is pooled to one value of each."""
+    loader = data.train_dataloader()
+    if min(data.batch_size, len(cast(Sized, loader.sampler))) > 1 or not plan.epochs:
+        return
+    alone = of_one_value(network, next(iter(data.val_dataloader())).part(slice(1)).inputs)
+    if any(phase.modes.get(name) for phase in plan.phases for name in alone):
+        raise batches_of_one(verb, data)
+
+
+def batches_of_one(verb: str, data: SplittedData) -> RequestError:
+    """Return the refusal of batches on which batch normalisation cannot train."""
+    share = len(cast(Sized, data.train_dataloader().sampler))
+    key, way_out = "data.batch_size", f"choose one of at least {max(2, data.batch_size + 1)}"
+    if share == 1:
+        each = f", at least 2 for each of {data.world} processes" if data.world > 1 else ""
+        key, way_out = "data", f"take more than {counted(len(data.drawn('train')), 'example')} to train on{each}"
+    frozen = ", or freeze.norm_stats=frozen" if verb == "finetune" else ""
+    problem = "batch normalisation cannot train on one value per channel, and this network pools an image to one"
+    return RequestError(f"{key}: {problem}; {way_out}{frozen}")
 
 
 OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (

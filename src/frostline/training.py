@@ -21,12 +21,12 @@ from frostline.batch import moved
 from frostline.config.build import build
 from frostline.cost import Meter
 from frostline.engine import Freezing
-from frostline.errors import RequestError
 from frostline.interruption import BEST, LAST, Interruption, position
 from frostline.modules import Training
 from frostline.nn.batch_statistics import reestimate
 from frostline.prepare import Prepared
 from frostline.processes import data_parallel, everyones, processes_of, rank
+from frostline.refusals import batches_of_one
 from frostline.seeds import stream
 
 REMARKS = (
@@ -84,7 +84,7 @@ def train_and_test(
             with freezing.audit.all_held("re-estimation"), meter.measuring():
                 _reestimate(prepared, trainer.strategy.root_device, prepared.plan.strategy.reestimates)
             return _measure(prepared, trainer)
-        with interruption.listening(), _told_of_batches_of_one():
+        with interruption.listening(), _told_of_batches_of_one(prepared):
             trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
         chosen = _take_best(prepared.module, best)
         if logger is not None:
@@ -149,17 +149,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _told_of_batches_of_one() -> Iterator[None]:
+def _told_of_batches_of_one(prepared: Prepared) -> Iterator[None]:
     """Say what to do where batch normalisation is to train on one value, as over the pooled features of one image."""
     try:
         yield
     except ValueError as error:
         if not str(error).startswith("Expected more than 1 value per channel"):
             raise
-        raise RequestError(
-            "data.batch_size: batch normalisation cannot train on one value per channel, and this network pools an "
-            "image to one; choose a batch_size and shots of at least 2, or freeze.norm_stats=frozen"
-        ) from error
+        raise batches_of_one(prepared.verb, prepared.data) from error
 
 
 @contextmanager

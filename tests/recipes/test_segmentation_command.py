@@ -138,8 +138,9 @@ def test_a_single_image_in_a_batch_that_cannot_be_normalised_is_told(workplace: 
     assert said.code == 2
     assert said.err.splitlines()[-1] == (
         "data.batch_size: batch normalisation cannot train on one value per channel, and this network pools an image "
-        "to one; choose a batch_size and shots of at least 2, or freeze.norm_stats=frozen"
+        "to one; choose one of at least 2, or freeze.norm_stats=frozen"
     )
+    assert workplace.runs() == []
     frozen = workplace.frostline("finetune", *MASKED, root, *DEEP, small, *one, "freeze.norm_stats=frozen")
     assert frozen.code == 0, frozen.err
 

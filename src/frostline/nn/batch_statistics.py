@@ -2,15 +2,39 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from frostline.nn.calls import twin_of
+
 
 def storing(network: nn.Module) -> dict[str, nn.Module]:
     """Return the layers that store statistics of what they have seen, by name."""
     return {n: m for n, m in network.named_modules() if isinstance(getattr(m, "running_mean", None), Tensor)}
+
+
+def of_one_value(network: nn.Module, example: Any) -> list[str]:
+    """Name torch's layers of batch normalisation that get one value per channel, on which they cannot train.
+
+    Args:
+        network: It stays as it is; its passes in evaluation mode are looked at.
+        example: Inputs of one example.
+    """
+    twin, found = twin_of(network, parameter=Tensor.detach, buffer=torch.clone), list[str]()
+
+    def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            found.append(name)
+
+    for name, layer in twin.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.register_forward_pre_hook(partial(note, name))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        twin(example)
+    return found
 
 
 @torch.no_grad()
