@@ -15,7 +15,7 @@ from frostline.nn.backbone import CLASSIFIERS, ImageInput
 from frostline.nn.class_names import IMAGENET_CLASSES, imagenet
 from frostline.nn.extras import library
 from frostline.nn.stages import stages
-from frostline.nn.torchvision_weights import fill, fill_whole
+from frostline.nn.torchvision_weights import fill, fill_whole, unwrapped
 from frostline.nn.weights import read_weights
 
 
@@ -178,8 +178,9 @@ def _classifiers(network: Any) -> Iterator[str]:
             yield name
 
 
-def _renamed(weights: dict[str, Tensor], network: nn.Module, name: str) -> dict[str, Tensor]:
+def _renamed(weights: Mapping[str, Tensor], network: nn.Module, name: str) -> Mapping[str, Tensor]:
     """Let timm rename weights as their authors published them, where its file of the network knows how."""
+    weights = unwrapped(weights, network)
     filter_ = getattr(import_module(_timm().model_entrypoint(name).__module__), "checkpoint_filter_fn", None)
     if filter_ is None or weights.keys() <= network.state_dict().keys():
         return weights

@@ -1,6 +1,7 @@
 """Weights that torchvision publishes: fetched where they are not here yet, and put into the network they belong to."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from frostline.errors import RequestError, WeightsError
 from frostline.nearest import did_you_mean
+from frostline.nn.renaming import renaming
 from frostline.nn.weights import COUNTER, read_weights
 
 
@@ -84,6 +86,7 @@ def fill(
     """
     refuse = partial(_refuse, f"{key}: {source}", key)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    weights = unwrapped(weights, network, rename=rename)
     named = {rename(name): weight for name, weight in weights.items()}
     fitting = {name: w for name, w in named.items() if name not in head or w.shape == shapes[name]}
     refuse("NaN or infinite values in", [n for n, w in fitting.items() if not torch.isfinite(w).all()])
@@ -91,6 +94,31 @@ def fill(
     result = network.load_state_dict(_with_versions(fitting, weights, network), strict=False)
     refuse("no value for", [n for n in result.missing_keys if n not in head and not n.endswith(COUNTER)])
     refuse("values that the network has no place for:", result.unexpected_keys)
+
+
+def unwrapped(
+    weights: Mapping[str, Tensor], network: nn.Module, *, rename: Callable[[str], str] = str
+) -> Mapping[str, Tensor]:
+    """Return weights without what a wrapper put before all their names (`module.`), found as for `init_from`.
+
+    Args:
+        weights: Tensors by name.
+        network: What they are for.
+        rename: From a name in the weights to the network's.
+
+    Raises:
+        WeightsError: They are of several networks that fit.
+    """
+    own = network.state_dict()
+    if not own.keys().isdisjoint(map(rename, weights)):
+        return weights
+    found = renaming(weights, own)
+    if found.ours or not all(map(found.has, weights)):
+        return weights
+    plain = OrderedDict((found(name), weight) for name, weight in weights.items())
+    versions = getattr(weights, "_metadata", {})
+    vars(plain)["_metadata"] = {f"{name}.".removeprefix(found.theirs).rstrip("."): v for name, v in versions.items()}
+    return plain
 
 
 def _refuse(told: str, key: str, what: str, names: Sequence[str]) -> None:
@@ -147,6 +175,7 @@ def fill_whole(network: nn.Module, weights: Mapping[str, Tensor], *, rename: Cal
         weights: Tensors by name.
         rename: From a name in the weights to the network's.
     """
+    weights = unwrapped(weights, network, rename=rename)
     named = {rename(name): weight for name, weight in weights.items()}
     try:
         result = network.load_state_dict(_with_versions(named, weights, network), strict=False, assign=True)

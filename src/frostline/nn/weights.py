@@ -45,9 +45,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         return _read_folder(path)
     if not path.is_file():
         raise WeightsError(_missing(path))
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         return _read_safetensors(path)
-    if path.suffix in _PICKLES:
+    if path.suffix.lower() in _PICKLES:
         return _unwrap(_read_pickle(path), path)
     raise WeightsError(f"{path} does not end as a file of weights does: .safetensors, {', '.join(_PICKLES)}.")
 
@@ -62,8 +62,8 @@ def classes_in(path: str | Path) -> list[str] | None:
     if (config := path / "config.json").is_file():
         named: dict[str, str] = json.loads(config.read_text()).get("id2label") or {}
         return [named[place] for place in sorted(named, key=int)] or None
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if len(files) != 1 or files[0].suffix != ".safetensors":
+    files = sorted(filter(_is_safetensors, path.iterdir())) if path.is_dir() else [path]
+    if len(files) != 1 or not _is_safetensors(files[0]):
         return None
     header = header_of(files[0])
     return list(json.loads(header[CLASSES])) if CLASSES in header else None
@@ -76,13 +76,17 @@ def header_of(path: Path) -> dict[str, str]:
     return written
 
 
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
+
+
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     """Read the one file of weights in a folder, or all parts of one that an index holds together."""
     if indices := sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json")):
         parts = [folder / part for part in _parts(indices[0])]
         return {name: weight for part in parts for name, weight in read_weights(part).items()}
     for suffixes in ((".safetensors",), _PICKLES):
-        found = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
+        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
         if len(found) == 1:
             return read_weights(found[0])
         if found:

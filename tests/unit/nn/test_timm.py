@@ -48,6 +48,8 @@ def test_a_file_is_carried_all_but_a_classifier_of_another_size(tmp_path):
     assert differences(network, published) == {"fc.weight", "fc.bias"}
     assert network.eval()(torch.randn(2, 3, 160, 160)).shape == (2, 7)
     assert differences(Timm(name=SMALL, weights=str(path)).network(1000), published) == set()
+    save_file({f"module.{name}": weight for name, weight in published.state_dict().items()}, path)
+    assert differences(Timm(name=SMALL, weights=str(path)).network(1000), published) == set()
 
 
 def test_published_weights_are_those_that_timm_loads(monkeypatch):

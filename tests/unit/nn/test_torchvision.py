@@ -1,5 +1,6 @@
 import re
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,6 +14,7 @@ from frostline.errors import RequestError, WeightsError
 from frostline.nn.backbone import Backbone, ImageInput
 from frostline.nn.stages import stages
 from frostline.nn.torchvision import Torchvision
+from frostline.nn.torchvision_weights import unwrapped
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -146,6 +148,25 @@ def test_densenets_of_the_time_of_dotted_names_are_read(tmp_path):
     recipe = Torchvision(name="densenet121", weights=str(path))
     assert recipe.brings_head(1000)
     assert differences(recipe.network(1000), published) == set()
+
+
+@pytest.mark.parametrize("before", ["module.", "model.module."])
+def test_what_a_wrapper_put_before_all_names_is_taken_off(tmp_path, before):
+    published = models.mnasnet0_5()
+    state = published.state_dict()
+    wrapped = OrderedDict((f"{before}{name}", weight) for name, weight in state.items())
+    wrapped._metadata = {f"{before}{name}".rstrip("."): versions for name, versions in state._metadata.items()}
+    torch.save(wrapped, path := tmp_path / "mnasnet.pth")
+    recipe = Torchvision(name="mnasnet0_5", weights=str(path))
+    assert recipe.brings_head(1000)
+    assert not recipe.brings_head(7)
+    assert differences(recipe.network(1000), published) == set()
+    kept = unwrapped(wrapped, published)
+    assert (list(kept), dict(kept._metadata)) == (list(state), dict(state._metadata))
+    one = next(iter(state))
+    torch.save({**wrapped, one: state[one]}, path)
+    with pytest.raises(WeightsError, match=r"has no value for 'layers.1.weight' and"):
+        Torchvision(name="mnasnet0_5", weights=str(path)).network(1000)
 
 
 def test_a_network_that_insists_on_its_version_takes_a_file_without_one(tmp_path):

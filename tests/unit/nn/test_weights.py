@@ -30,6 +30,15 @@ def test_safetensors_are_read(tmp_path):
     assert_read(path)
 
 
+def test_an_ending_may_be_in_capitals(tmp_path):
+    save_file(WEIGHTS, path := tmp_path / "WEIGHTS.SAFETENSORS", metadata={HEADER: json.dumps({CLASSES: '["a"]'})})
+    assert_read(path)
+    assert_read(tmp_path)
+    assert classes_in(path) == classes_in(tmp_path) == ["a"]
+    torch.save(WEIGHTS, path := tmp_path / "WEIGHTS.PTH")
+    assert_read(path)
+
+
 def test_the_old_pickle_format_is_read(tmp_path):
     torch.save(WEIGHTS, path := tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
     assert_read(path)
