@@ -23,6 +23,8 @@ from time import time
 from types import TracebackType
 from typing import Any, Self
 
+from filelock import FileLock
+
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down is told of at once
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
@@ -34,12 +36,10 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric,
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
-__all__ = ["REGISTERED", "Run", "RunRecord", "Store", "Tracking", "masked"]
-
-from filelock import FileLock  # noqa: E402
-
 from frostline.errors import RequestError  # noqa: E402
 from frostline.nearest import did_you_mean  # noqa: E402
+
+__all__ = ["REGISTERED", "Run", "RunRecord", "Store", "Tracking", "masked"]
 
 _URI = "MLFLOW_TRACKING_URI"
 REGISTERED = "models:/"

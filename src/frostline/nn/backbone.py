@@ -1,5 +1,6 @@
 """What every network is built from: a recipe that says which images it expects, and builds the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -26,11 +27,7 @@ class ImageInput:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A recipe for a network; it knows nothing of training.
-
-    One whose weights bring a head for classes with names has these in a property `classes`, see
-    `frostline.nn.class_names`.
-    """
+    """A recipe for a network; it knows nothing of training. One whose weights name classes is `Naming`, too."""
 
     tasks: ClassVar[tuple[str, ...]]
     """What its outputs are good for: data, model and objective of a run share a task."""
@@ -52,3 +49,12 @@ class Backbone(Protocol):
             A module from a batch's inputs to what objectives of its task take: for classification to logits
             (B, num_classes), or to a tuple of logits and auxiliary logits, each (B, num_classes), while it trains.
         """
+
+
+@runtime_checkable
+class Naming(Protocol):
+    """A recipe that knows which classes the head of its weights tells apart, see `frostline.nn.class_names`."""
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the classes in the order of their indices; None where the chosen weights name none."""

@@ -27,7 +27,7 @@ def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str 
 
     A head without names is taken to be, and one of transformers' `LABEL_0`, .... So is one with names where the data
     only numbers its classes from 0, in their order, or calls them by ImageNet's own numbers. Case and underscores make
-    no other name.
+    no other name, unless they alone tell two classes apart.
 
     Args:
         own: The names of the head's classes, in the order of their indices; None where the weights name none.
@@ -39,7 +39,8 @@ def same_classes(own: Sequence[str] | None, classes: Sequence[str], *, key: str 
     """
     if own is None:
         return True
-    ours, theirs, numbers = _spelt(classes), _spelt(own), [str(place) for place in range(len(classes))]
+    spelt = _spelt if all(len(set(_spelt(names))) == len(names) for names in (own, classes)) else list
+    ours, theirs, numbers = spelt(classes), spelt(own), [str(place) for place in range(len(classes))]
     if ours != theirs and sorted(ours) == sorted(theirs):
         _refuse_another_order(own, classes, next(i for i, name in enumerate(ours) if name != theirs[i]), key)
     only_numbered = all(map(_PLACEHOLDER.fullmatch, own)) or (ours == numbers and not all(map(str.isdecimal, theirs)))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from frostline.batch import Batch
-from frostline.nn.backbone import Backbone
+from frostline.nn.backbone import Backbone, Naming
 from frostline.nn.class_names import same_classes
 
 
@@ -38,7 +38,8 @@ class Objective(ABC):
         Raises:
             RequestError: They are for the same classes in another order.
         """
-        return model.brings_head(len(classes)) and same_classes(getattr(model, "classes", None), classes)
+        own = model.classes if isinstance(model, Naming) else None
+        return model.brings_head(len(classes)) and same_classes(own, classes)
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

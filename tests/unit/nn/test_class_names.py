@@ -44,6 +44,12 @@ def test_a_head_of_the_same_classes_is_kept(tmp_path, classes):
     assert Classification().brings_head(classifier(tmp_path, MNLI), classes)
 
 
+def test_classes_that_case_alone_tells_apart_are_in_the_same_order_or_refused():
+    assert same_classes(["A", "a"], ["A", "a"])
+    with pytest.raises(RequestError, match=r"^model: class 0 of its head is A, and of the data a: the same classes in"):
+        same_classes(["A", "a"], ["a", "A"])
+
+
 def test_a_head_of_other_classes_is_another(tmp_path):
     assert not Classification().brings_head(classifier(tmp_path, MNLI), ["bad", "fair", "good"])
     assert not Classification().brings_head(classifier(tmp_path, MNLI), MNLI[:2])
