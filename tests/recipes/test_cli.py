@@ -220,6 +220,21 @@ def test_one_wrong_combination_of_a_sweep_stops_it_before_any_runs(workplace: Wo
     assert workplace.runs() == []
 
 
+def test_a_group_given_twice_in_a_sweep_is_refused(workplace: Workplace) -> None:
+    said = workplace.frostline("finetune", "-m", *TINY, "data.digits=[3,4]", "freeze=head", "freeze=full")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.splitlines()[-1].strip() == "freeze: given twice; a sweep tries several as freeze=A,B"
+    assert workplace.runs() == []
+
+
+def test_what_fails_each_run_of_a_sweep_is_told_once(workplace: Workplace) -> None:
+    own = ("data.digits=[3,4]", "seed=0,1", "init_from=none.pth")
+    said = workplace.frostline("finetune", "-m", *TINY, *own)
+    assert said.code == 2
+    assert said.err.count("There is no file none.pth") == 1
+    assert "seed=0, seed=1: init_from: There is no file none.pth" in said.err
+
+
 def test_list_names_every_option_with_a_sentence(workplace: Workplace) -> None:
     everything = workplace.frostline("list").out
     assert [name for name in groups() if any(f"{name}={o}" not in everything for o in options(name))] == []

@@ -27,11 +27,13 @@ def plan(arguments: list[str]) -> int:
 def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> int:
     """Check every run that is asked for, then let Hydra compose and launch them."""
     from frostline.config.compose import compose, expand_sweep, overrides_for_hydra
-    from frostline.config.overrides import swept
+    from frostline.config.overrides import refuse_groups_given_twice, swept
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     sweep = not {"-m", "--multirun"}.isdisjoint(flags)
+    if sweep:
+        refuse_groups_given_twice(overrides)
     if set(flags) <= {"-m", "--multirun"}:
         for one in expand_sweep(overrides) if sweep else [overrides]:
             compose(verb, one)
@@ -39,7 +41,10 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
     guarded = _guarded(job, swept(overrides), failures)
     launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], guarded)
     if failures and sweep:
-        told = [f"{name}: {error}" for name, error in failures]
+        runs: dict[str, list[str]] = {}
+        for name, error in failures:
+            runs.setdefault(str(error), []).append(name)
+        told = [f"{', '.join(names)}: {sentence}" for sentence, names in runs.items()]
         print(f"{len(failures)} of the sweep's runs failed:", *told, sep="\n", file=sys.stderr)
         return 2 if all(isinstance(error, RequestError) for _, error in failures) else 1
     if failures:

@@ -1,6 +1,7 @@
 """What a command line says, before Hydra reads it: every override that names nothing, with the nearest name."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
@@ -67,6 +68,20 @@ def swept(overrides: Sequence[str]) -> set[str]:
     """
     changes = [change for change in map(_parsed, overrides) if isinstance(change, Override)]
     return {change.key_or_group for change in changes if change.is_sweep_override()}
+
+
+def refuse_groups_given_twice(overrides: Sequence[str]) -> None:
+    """Refuse two choices of one group in a sweep, which would try the last alone.
+
+    In a single run the last one wins on purpose, as with all of Hydra's overrides.
+
+    Raises:
+        ConfigError: There are some; what cannot be read is told elsewhere.
+    """
+    changes = [change for change in map(_parsed, overrides) if isinstance(change, Override) and not change.is_delete()]
+    given = Counter(change.key_or_group for change in changes if change.key_or_group in groups_of(Finetune))
+    if twice := [group for group, count in given.items() if count > 1]:
+        raise ConfigError([f"{group}: given twice; a sweep tries several as {group}=A,B" for group in twice])
 
 
 def for_hydra(change: Override) -> str:
