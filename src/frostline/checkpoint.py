@@ -52,7 +52,9 @@ class Carried:
             *([] if self.renamed.theirs == self.renamed.ours else [f"  > {self.renamed}  names in the weights, here"]),
             *_first_ones([f"  - {name}  in the network only" for name in self.missing]),
             *_first_ones([f"  + {name}  in the weights only" for name in self.unexpected]),
-            *_first_ones([f"  ~ {n}  {theirs} in the weights, {ours} in the network" for n, theirs, ours in self.reshaped]),
+            *_first_ones(
+                [f"  ~ {n}  {theirs} in the weights, {ours} in the network" for n, theirs, ours in self.reshaped]
+            ),
         ]
         if self.other_classes:
             lines.append(f"  ! the head came along, but it is for other classes: {', '.join(self.other_classes)}")

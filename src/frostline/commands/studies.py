@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands.arguments import first_argument
-from frostline.errors import RequestError
+from frostline.errors import RequestError, counted
 
 
 def study(arguments: list[str]) -> int:
@@ -23,7 +23,7 @@ def study(arguments: list[str]) -> int:
 
     with StudyDisplay(runs=len(study.arms) * len(study.seeds) + len(study.pretrainings)) as display:
         store, run_id, progress = run_study(study, path.resolve().name, overrides, display)
-    print(f"{progress.count} runs ({progress.reused} recorded before), {len(progress.failed)} failed")
+    print(f"{counted(progress.count, 'run')} ({progress.reused} recorded before), {len(progress.failed)} failed")
     if any(progress.runs.values()):
         _compare_in(store, run_id, Path("outputs") / path.resolve().name)
     return 1 if progress.failed else 0

@@ -24,12 +24,13 @@ from frostline.data.table import Column, files_of, read_rows
 from frostline.data.text import TEXT
 from frostline.data.token_file import TokenFile, token_file
 from frostline.data.token_split import TokenData
-from frostline.errors import DataError, RequestError
+from frostline.errors import DataError, RequestError, counted
 from frostline.nn.text_input import TextInput
 
 Files = tuple[tuple[str, tuple[tuple[Path, str], ...]], ...]
 """Of each split its files, each with a hash of its content."""
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 _READ = 1 << 20
 """Bytes that are read at once; a longer line is taken in pieces."""
 _ENCODED = 1 << 17
@@ -89,9 +90,10 @@ class Corpus(TokenData):
             sum(each[what] for each in self._about().values())
             for what in ("cut", "without_text", "duplicate_documents")
         )
-        told = [f"data.max_length={self.longest}: {cut} lines are longer than a block and cut"] if cut else []
-        told += [f"data: {empty} rows have no text and are left out"] if empty else []
-        told += [f"data: {twice} documents stand in another split or twice in train, and are left out"] if twice else []
+        lines, rows, documents = counted(cut, "line"), counted(empty, "row"), counted(twice, "document")
+        told = [f"data.max_length={self.longest}: cut {lines} longer than a block"] if cut else []
+        told += [f"data: left out {rows} without text"] if empty else []
+        told += [f"data: left out {documents} found in another split too, or twice in train"] if twice else []
         return [*told, *super().remarks()]
 
     def shown(self) -> dict[str, Any]:
@@ -156,6 +158,8 @@ def _hashed(key: str, file: Path, _place: Path, size: int, _changed: int) -> str
                 text = decoder.decode(part) if is_text else ""
             except UnicodeDecodeError as error:
                 lines += part[: error.start].count(b"\n")
+                if file.suffix.lower() in _COMPRESSED:
+                    raise DataError(f"{key}={file}: compressed files are not read; unpack it") from error
                 raise DataError(f"{key}={file}: line {lines} is not UTF-8; save the file as UTF-8") from error
             lines += text.count("\n")
             blank = blank and not text.strip("\ufeff").strip()
@@ -205,11 +209,16 @@ def _shares(texts: _Texts) -> dict[str, Share]:
 
 @lru_cache(maxsize=8)
 def _read(name: str, texts: _Texts, spec: TextInput, longest: int) -> Source:
-    splits = {split: _examples(split, _blocks(split, texts, spec, longest)) for split in SPLITS}
+    carved = dict(texts.lacking)
+    splits = {split: _examples(split, _blocks(split, texts, spec, longest), carved=split in carved) for split in SPLITS}
     return Source(name=name, classes=(), splits=splits, strata=("blocks",))
 
 
-def _examples(split: str, blocks: TokenFile) -> Examples:
+def _examples(split: str, blocks: TokenFile, *, carved: bool) -> Examples:
+    if not len(blocks) and carved:
+        problem = f"what was carved from train for {split} holds no text of more than one token"
+        way_out = f"raise it, choose another data.split_seed, or name data.{split}"
+        raise DataError(f"data.{split}_fraction: {problem}; {way_out}")
     if not len(blocks):
         raise DataError(f"data.{split}: holds no text of more than one token; choose another file")
     return Examples(
@@ -223,7 +232,7 @@ def _examples(split: str, blocks: TokenFile) -> Examples:
 
 def _blocks(split: str, texts: _Texts, spec: TextInput, longest: int) -> TokenFile:
     first, last = _bounds(spec)
-    told = [split, texts.told(), spec.fingerprint, first, last, spec.causal, longest, "blocks 4"]
+    told = [split, texts.told(), spec.fingerprint, first, last, spec.causal, longest, "blocks 5"]
     counts = Counter(dict.fromkeys(("documents", "duplicate_documents", "without_text", "cut", "tokens_left_out"), 0))
     pack = partial(running, last=last) if spec.causal else partial(sentences, first=first, last=last)
 
@@ -305,12 +314,14 @@ def _pieces(file: Path) -> Iterator[str]:
     """Yield lines with their ends; one that is longer than what is read at once, in pieces that end before a space."""
     rest = b""
     with file.open("rb") as stream:
+        if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:  # which marks a file; elsewhere it is a letter
+            stream.seek(0)
         while part := stream.readline(_READ):
             piece, rest = rest + part, b""
             if len(part) == _READ and not part.endswith(b"\n"):
                 cut = _cut(piece)
                 piece, rest = piece[:cut], piece[cut:]
-            yield piece.decode("utf-8").removeprefix("\ufeff")
+            yield piece.decode("utf-8")
     if rest:
         yield rest.decode("utf-8")
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.data.splits import check_fractions
-from frostline.errors import DataError
+from frostline.errors import DataError, counted
 
 Digests = NDArray[np.bytes_]
 """The content of each document, 16 bytes."""
@@ -128,7 +128,7 @@ def _carved(digests: Digests, kept: Chosen, fractions: Mapping[str, float], seed
         rest[members] = False
     for split, chosen in {**carved, "train": rest}.items():
         if len(places) and not chosen.any():
-            few = f"data.train: of {len(places)} document{'s' * (len(places) > 1)} none is left for {split}"
+            few = f"data.train: of {counted(len(places), 'document')} none is left for {split}"
             way_out = (
                 f"put an empty line between documents, or name {' and '.join(f'data.{part}' for part in fractions)}"
             )

@@ -99,6 +99,12 @@ class Source:
     places: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
+    @property
+    def heading(self) -> str:
+        """What sentences on it begin with: its name, unless that is of one of several files."""
+        files = {place.partition("=")[2] for place in self.places.values()}
+        return "data" if self.name in files and len(files) > 1 else self.name
+
     def __post_init__(self) -> None:
         if not self.strata:
             object.__setattr__(self, "strata", self.classes)

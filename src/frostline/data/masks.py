@@ -17,7 +17,7 @@ from frostline.batch import NO_LABEL
 from frostline.data.examples import Examples, Places, Source, consecutive
 from frostline.data.intact import some_of
 from frostline.data.pixels import KINDS, content_of, opened, problem_of
-from frostline.errors import DamagedError, DataError
+from frostline.errors import DamagedError, DataError, counted
 
 STRATUM = "image"
 """An image with many classes has no one class: splits and shots are drawn from all images alike."""
@@ -131,7 +131,8 @@ def masked_source(
     everything = [pair for pairs in splits.values() for pair in pairs]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looked = list(pool.map(_look, everything))
-    _refuse(root, [(pair.id, look.problem) for pair, look in zip(everything, looked, strict=True) if look.problem])
+    broken = [(pair.id, look.problem) for pair, look in zip(everything, looked, strict=True) if look.problem]
+    _refuse(root, broken, way_out="correct or remove these")
     places = consecutive(splits)
     remarks: tuple[str, ...] = ()
     if classes is None:
@@ -139,7 +140,8 @@ def masked_source(
         classes, labels = _numbered(root, train, labels)
         remarks = tuple(_odd_values(root, [everything[row] for row in places["train"]], train, labels))
     known = [(pair.id, _unknown(pair, look, labels)) for pair, look in zip(everything, looked, strict=True)]
-    _refuse(root, [(name, problem) for name, problem in known if problem])
+    way_out = "correct or remove these, or name what to ignore with data.ignore"
+    _refuse(root, [(name, problem) for name, problem in known if problem], way_out=way_out)
     void = {row for row, look in enumerate(looked) if all(labels[value] == NO_LABEL for value in look.counts)}
     digests = tuple(look.mask for look in looked)
     content = MaskedImages(pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void))
@@ -220,7 +222,9 @@ def _odd_values(
     values = sorted(value for value, label in labels.items() if label != NO_LABEL)
     held = {value: [place for place, look in enumerate(looked) if value in look.counts] for value in values}
     rare = {value: places[0] for value, places in held.items() if len(places) == 1}
-    alone = [f"{v} ({looked[place].counts[v]} pixel(s) of '{pairs[place].mask.name}')" for v, place in rare.items()]
+    alone = [
+        f"{v} ({counted(looked[place].counts[v], 'pixel')} of '{pairs[place].mask.name}')" for v, place in rare.items()
+    ]
     way_out = "name the classes with data.classes if one of these is none"
     if alone and len(looked) > 1:
         yield f"{root}: a value of one mask alone is a class here: {some_of(alone)}; {way_out}"
@@ -233,11 +237,10 @@ def _unknown(pair: Pair, look: _Looked, labels: Mapping[int, int]) -> str:
     if not unknown:
         return ""
     value, count = unknown.most_common(1)[0]
-    return f"its mask {pair.mask.name} holds {value} in {count} pixels, which is no class"
+    return f"its mask {pair.mask.name} holds {value} in {counted(count, 'pixel')}, which is no class"
 
 
-def _refuse(root: str, problems: Sequence[tuple[str, str]]) -> None:
+def _refuse(root: str, problems: Sequence[tuple[str, str]], *, way_out: str) -> None:
     if problems:
         some = some_of([f"'{name}' ({problem})" for name, problem in problems])
-        way_out = "correct or remove these, or name what to ignore with data.ignore"
         raise DataError(f"data.root={root}: cannot use {some}; {way_out}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from frostline.data.examples import Examples, Places, Source
-from frostline.errors import DataError
+from frostline.errors import DataError, counted
 
 
 class Duplicate(NamedTuple):
@@ -160,7 +160,7 @@ def _check_shots(counts: Mapping[str, int], shots: int, key: str) -> None:
     name = min(counts, key=lambda name: counts[name])
     if counts[name] < shots:
         kind = "validation" if key == "data.val_shots" else "training"
-        few = f"{key}={shots}: class '{name}' has {counts[name]} {kind} examples"
+        few = f"{key}={shots}: class '{name}' has {counted(counts[name], f'{kind} example')}"
         raise DataError(f"{few}; choose at most {counts[name]}, or add examples of '{name}'")
 
 

@@ -173,7 +173,7 @@ class SplittedData(pl.LightningDataModule, ABC):
         return [*self.source().remarks, *self._ignored(), *self._duplicate(), *self._contradictory(), *self._absent()]
 
     def _ignored(self) -> list[str]:
-        ignored, name = self.source().ignored, self.source().name
+        ignored, name = self.source().ignored, self.source().heading
         some = some_of([f"'{each}'" for each in ignored])
         return [f"{name}: {len(ignored)} {self.left_out}: {some}"] if ignored else []
 
@@ -186,7 +186,7 @@ class SplittedData(pl.LightningDataModule, ABC):
         counts = ", ".join(f"{len(found)} of {split}" for split, found in lost.items())
         told = f"{len(pairs)} example(s) are left out ({counts}), as their content stands elsewhere too"
         again = "stands there twice" if (one.name, split) == (one.kept, one.by) else f"is '{one.kept}' of {one.by}"
-        return [f"{self.source().name}: {told}, such as '{one.name}' of {split}, which {again}"]
+        return [f"{self.source().heading}: {told}, such as '{one.name}' of {split}, which {again}"]
 
     def _contradictory(self) -> list[str]:
         if not (found := self._division().contradictions):
@@ -194,7 +194,7 @@ class SplittedData(pl.LightningDataModule, ABC):
         one, other = found[0]
         which = f"'{one}' and '{other}'" if one != other else f"that of '{one}'"
         told = f"the same content stands under different labels {len(found)} time(s), such as {which}"
-        return [f"{self.source().name}: {told}; in train, {self.source().splits['train'].first} is kept"]
+        return [f"{self.source().heading}: {told}; in train, {self.source().splits['train'].first} is kept"]
 
     def _absent(self) -> list[str]:
         """Name the classes that a split has no example of, so that nothing is chosen or measured by them there."""
@@ -202,7 +202,7 @@ class SplittedData(pl.LightningDataModule, ABC):
         absent = {
             split: [f"'{name}'" for name, count in found.items() if count == 0] for split, found in counts.items()
         }
-        return [f"{self.source().name}: {split} has no example of {some_of(n)}" for split, n in absent.items() if n]
+        return [f"{self.source().heading}: {split} has no example of {some_of(n)}" for split, n in absent.items() if n]
 
     def _describe(self, split: str) -> dict[str, Any]:
         drawn, whole, strata = self.drawn(split).examples, getattr(self._division(), split), self.source().strata

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from frostline.errors import DataError
+from frostline.errors import DataError, counted
 from frostline.nearest import nearest
 
 Numbered = Iterator[tuple[int, Sequence[Any]]]
@@ -259,9 +259,9 @@ class _Table:
         for number, fields in lines if self.named else chain([first], lines):
             if len(fields) <= max(places):
                 asked = self._asked(places)
-                raise self._error(f"line {number} has {len(fields)} field{'s' * (len(fields) != 1)}, but {asked}")
+                raise self._error(f"line {number} has {counted(len(fields), 'field')}, but {asked}")
             if self.named and len(fields) > len(header):
-                raise self._error(f"line {number} has {len(fields)} fields, and the header {len(header)}")
+                raise self._error(f"line {number} has {counted(len(fields), 'field')}, and the header {len(header)}")
             yield number, [fields[place] for place in places]
 
     def _refuse_other_separators(self, header: Sequence[str]) -> None:

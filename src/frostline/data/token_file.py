@@ -106,14 +106,21 @@ def _whole_or_not(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(mkdtemp(dir=folder.parent, prefix=f".{folder.name[:8]}."))
     except OSError as error:
-        raise DataError(f"data: {folder.parent} cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
+        raise DataError(_unwritten(folder.parent, error)) from error
     try:
         yield partial
         _take_name(partial, folder)
     except OSError as error:
-        raise DataError(f"data: {partial} cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
+        raise DataError(_unwritten(partial.parent, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unwritten(folder: Path, error: OSError) -> str:
+    return (
+        f"data: tokens cannot be written into {folder} ({error.strerror}); set the environment variable XDG_CACHE_HOME "
+        "to a folder that has room and is yours"
+    )
 
 
 def _take_name(partial: Path, folder: Path) -> None:

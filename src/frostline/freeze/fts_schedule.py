@@ -138,7 +138,11 @@ def _read(file: str) -> list[Thawing]:
     """Return the phases of a file, in order."""
     try:
         tree = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except FileNotFoundError as error:
+        raise RequestError(f"freeze.file: there is no file {file}; name one") from error
+    except OSError as error:
+        raise RequestError(f"freeze.file: {file} cannot be read ({error.strerror}); name a file") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise RequestError(f"freeze.file: {file} cannot be read as YAML: {' '.join(str(error).split())}") from error
     phases = {str(number): phase for number, phase in tree.items()} if isinstance(tree, Mapping) else {}
     if not phases or set(phases) != {str(number) for number in range(len(phases))}:

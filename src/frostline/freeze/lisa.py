@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 from frostline.depth import Depth, Outline, Role
+from frostline.errors import counted
 from frostline.freeze.strategy import Clock, FreezeStrategy, Progress
 
 
@@ -50,7 +51,7 @@ class Lisa(FreezeStrategy):
         between = max(0, len(outline.stages) - 2)
         if self.active <= between:
             return []
-        return [f"freeze.active: the network has {between} stages between stem and head, got {self.active}"]
+        return [f"freeze.active: the network has {counted(between, 'stage')} between stem and head, got {self.active}"]
 
 
 @lru_cache(maxsize=64)

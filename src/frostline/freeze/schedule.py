@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from annotated_types import MinLen
 
 from frostline.depth import Grain, Outline, Place
+from frostline.errors import counted
 from frostline.freeze.phases import Phase
 from frostline.freeze.strategy import FreezeStrategy, Progress
 
@@ -128,7 +129,8 @@ class Schedule(FreezeStrategy):
     def _problems_of_the_end(self, epochs: int) -> Iterator[str]:
         for number, start in enumerate(self._starts({}, soonest=True)):
             if epochs and start >= epochs:
-                yield f".{number}: begins at epoch {math.trunc(start)} at the earliest, and the run has {epochs} epochs"
+                begins = f"begins at epoch {math.trunc(start)} at the earliest"
+                yield f".{number}: {begins}, and the run has {counted(epochs, 'epoch')}"
 
 
 def _all_seen(progress: Progress) -> bool:

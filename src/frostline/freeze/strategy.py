@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Protocol
 
 from frostline.adapter import Adapter
 from frostline.depth import NORMS, Depth, Grain, Outline, Place, Role
+from frostline.errors import counted
 
 Clock = Literal["epoch", "step"]
 
@@ -162,7 +163,7 @@ class FreezeStrategy:
 def beyond(k: int, outline: Outline) -> list[str]:
     """Refuse a number of stages, besides the head, that is more than a network has."""
     below = len(outline.stages) - 1
-    return [f"freeze.k: the network has {below} stages below its head, got {k}"] if k > below else []
+    return [f"freeze.k: the network has {counted(below, 'stage')} below its head, got {k}"] if k > below else []
 
 
 def with_norm_policy(strategy: Strategy, scale: float, role: Role) -> float:

@@ -120,6 +120,19 @@ def image_processor(name: str, config: Any, *, pretrained: bool) -> Any:
         return own.from_pretrained(name)
 
 
+def _way_to_files(name: str, reason: str) -> str:
+    """Say what to do where a network cannot be read: a folder lacks files, and an id of the hub those that it has."""
+    files = "config.json, model.safetensors and the tokenizer's files or preprocessor_config.json"
+    if Path(name).is_dir():
+        return f"the folder cannot be read ({reason}); it should hold {files}"
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        return f"there is no such folder; name one that holds {files}, or an id of https://huggingface.co"
+    return (
+        f"cannot be read ({reason}); put {files} of https://huggingface.co/{name} into a folder and name that, or "
+        "fetch them into $HF_HOME where there is a network"
+    )
+
+
 @contextmanager
 def one_sentence(key: str, name: str, *, otherwise: str = "") -> Iterator[None]:
     """Silence what transformers says of a new head, and say in one sentence what it could not find.
@@ -139,11 +152,7 @@ def one_sentence(key: str, name: str, *, otherwise: str = "") -> Iterator[None]:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise WeightsError(
-            f"{key}={name}: cannot be read ({reason}); put config.json, model.safetensors and the tokenizer's files or "
-            f"preprocessor_config.json of https://huggingface.co/{name} into a folder and name that, or fetch them "
-            f"into $HF_HOME where there is a network{otherwise}"
-        ) from error
+        raise WeightsError(f"{key}={name}: {_way_to_files(name, reason)}{otherwise}") from error
     finally:
         logging.set_verbosity(level)
         if shows:

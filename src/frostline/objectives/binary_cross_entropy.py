@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from frostline.errors import RequestError
+from frostline.errors import RequestError, counted
 
 
 class BinaryCrossEntropy:
@@ -39,9 +39,8 @@ class BinaryCrossEntropy:
             RequestError: There are more or fewer weights than classes.
         """
         if self._weights is not None and len(self._weights) != logits.shape[1]:
-            raise RequestError(
-                f"objective.loss.pos_weight: there are {len(self._weights)} weights for {logits.shape[1]} classes"
-            )
+            given, needed = counted(len(self._weights), "number"), counted(logits.shape[1], "class")
+            raise RequestError(f"objective.loss.pos_weight: there should be a weight for each of {needed}, got {given}")
         weights = None if self._weights is None else logits.new_tensor(self._weights)
         smoothed = targets.to(logits.dtype) * (1 - self._smoothing) + self._smoothing / 2
         return F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights)

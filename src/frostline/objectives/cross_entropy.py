@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from frostline.errors import RequestError
+from frostline.errors import RequestError, counted
 
 
 class CrossEntropy:
@@ -41,8 +41,9 @@ class CrossEntropy:
             RequestError: There are more or fewer weights than classes.
         """
         if self._weights is not None and len(self._weights) != logits.shape[1]:
+            given, needed = counted(len(self._weights), "number"), counted(logits.shape[1], "class")
             raise RequestError(
-                f"objective.loss.class_weights: there are {len(self._weights)} weights for {logits.shape[1]} classes"
+                f"objective.loss.class_weights: there should be a weight for each of {needed}, got {given}"
             )
         if self._weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=self._smoothing)

@@ -1,5 +1,6 @@
 """Running text: every token is in a block or counted, whatever its size and whoever else writes at the same time."""
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -106,7 +107,7 @@ def test_rows_without_text_are_left_out_and_counted_where_their_file_is(tmp_path
     about = data.describe()["text"]
     assert {split: each["without_text"] for split, each in about.items()} == {"train": 3, "val": 1, "test": 0}
     assert {split: each["documents"] for split, each in about.items()} == {"train": 10, "val": 1, "test": 2}
-    assert data.remarks() == ["data: 4 rows have no text and are left out"]
+    assert data.remarks() == ["data: left out 4 rows without text"]
 
 
 @pytest.mark.parametrize("cell", ["0", "7", '["warm"]'])
@@ -269,7 +270,7 @@ def test_a_document_of_two_splits_stays_in_the_one_that_cannot_spare_it_and_is_c
     assert found == {"train": [0, 2], "val": [3, 4], "test": [1, 5, 6]}
     told = {split: about["duplicate_documents"] for split, about in data.describe()["text"].items()}
     assert told == {"train": 3, "val": 1, "test": 0}
-    assert data.remarks() == ["data: 4 documents stand in another split or twice in train, and are left out"]
+    assert data.remarks() == ["data: left out 4 documents found in another split too, or twice in train"]
 
 
 def test_a_split_without_a_document_of_its_own_is_refused(tmp_path: Path, causal: TextInput) -> None:
@@ -319,6 +320,51 @@ def test_files_are_looked_at_before_the_network_exists(content: bytes, sentence:
     with pytest.raises(DataError) as caught:
         Corpus(seed=0, train=str(file)).check()
     assert str(caught.value) == sentence.format(file)
+
+
+def test_a_compressed_file_is_told_from_one_that_is_not_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt.gz"
+    file.write_bytes(gzip.compress(b"warm"))
+    with pytest.raises(DataError, match=rf"^data.train={file}: compressed files are not read; unpack it$"):
+        Corpus(seed=0, train=str(file)).check()
+
+
+def test_a_mark_of_byte_order_is_one_at_the_beginning_of_a_file_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffwarm\n\ufeffdull\n".encode())
+    assert list(corpus._pieces(file)) == ["warm\n", "\ufeffdull\n"]
+    file.write_bytes("é\n".encode())
+    assert list(corpus._pieces(file)) == ["é\n"]
+
+
+def test_a_carved_split_without_tokens_names_what_carved_it() -> None:
+    nothing = token_file.token_file("nothing", lambda: [], dict, largest=9)
+    with pytest.raises(DataError, match=r"^data.val: holds no text of more than one token; choose another file$"):
+        corpus._examples("val", nothing, carved=False)
+    with pytest.raises(DataError) as caught:
+        corpus._examples("val", nothing, carved=True)
+    assert str(caught.value) == (
+        "data.val_fraction: what was carved from train for val holds no text of more than one token; raise it, choose "
+        "another data.split_seed, or name data.val"
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(
+    tmp_path: Path, masked: TextInput, others: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("warm\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a.txt"))
+    with pytest.raises(DataError) as caught:
+        blocks_of(Corpus(seed=0, train=str(tmp_path / "a.txt"), **others), masked)
+    assert str(caught.value) == (
+        f"data: tokens cannot be written into {tmp_path}/a.txt/frostline (Not a directory); set the environment "
+        "variable XDG_CACHE_HOME to a folder that has room and is yours"
+    )
+
+
+def test_one_line_is_told_as_one(tmp_path: Path, causal: TextInput, others: dict[str, str]) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "warm and dull"}\n{"text": null}\n')
+    assert drawn(causal, train=str(tmp_path / "a.jsonl"), **others).remarks() == ["data: left out 1 row without text"]
 
 
 def test_a_text_of_nothing_and_a_tokenizer_without_ends_are_refused(

@@ -74,7 +74,7 @@ def test_a_file_out_of_domain_has_its_own_format_and_the_classes_of_train(tmp_pa
     data.setup()
     assert len(data.drawn("test")) == 2
     assert data.class_names == ["0", "1"]
-    assert data.remarks() == [f"{train}: 1 row(s) are left out, as they have no text: 'other.txt:3'"]
+    assert data.remarks() == ["data: 1 row(s) are left out, as they have no text: 'other.txt:3'"]
     assert data.describe()["without_text"] == 1
 
 

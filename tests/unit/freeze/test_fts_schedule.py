@@ -162,8 +162,10 @@ def test_a_file_that_asks_for_what_is_not_done_here_is_refused(file: Path, text:
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"freeze.file: .*none.yaml cannot be read as YAML: .*No such file"):
+    with pytest.raises(RequestError, match=r"^freeze.file: there is no file .*none.yaml; name one$"):
         fts_schedule(file=str(tmp_path / "none.yaml"))
+    with pytest.raises(RequestError, match=r"^freeze.file: .* cannot be read \(Is a directory\); name a file$"):
+        fts_schedule(file=str(tmp_path))
 
 
 def test_a_plateau_may_be_a_mapping_as_a_config_gives_it(file: Path) -> None:

@@ -165,6 +165,18 @@ def test_what_transformers_lacks_is_told(options: dict, sentence: str, monkeypat
         TransformersSegmenter(**options).network(3)
 
 
+def test_a_folder_is_told_as_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(RequestError) as caught:
+        TransformersSegmenter(name=str(tmp_path)).network(3)
+    assert str(caught.value).startswith(f"model.name={tmp_path}: the folder cannot be read (")
+    assert str(caught.value).endswith(
+        "; it should hold config.json, model.safetensors and the tokenizer's files or preprocessor_config.json"
+    )
+    with pytest.raises(RequestError, match=rf"^model.name={tmp_path}/none: there is no such folder; name one that "):
+        TransformersSegmenter(name=f"{tmp_path}/none").network(3)
+
+
 def test_a_backbone_of_another_network_is_told_under_its_own_key(tmp_path: Path) -> None:
     torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
     recipe = TorchvisionSegmenter(name=SMALL, weights=None, backbone_weights=str(tmp_path / "resnet18.pth"))

@@ -89,5 +89,8 @@ def test_class_weights_count_as_often_as_they_say() -> None:
     repeated = torch.tensor([0, 1, 1, 1, 2, 3])
     plain = nn.CrossEntropyLoss()(LOGITS[repeated], BATCH.targets[repeated])
     assert weighted.item() == pytest.approx(plain.item())
-    with pytest.raises(RequestError, match=r"objective.loss.class_weights: there are 2 weights for 3 classes"):
+    with pytest.raises(
+        RequestError,
+        match=r"objective.loss.class_weights: there should be a weight for each of 3 classes, got 2 numbers",
+    ):
         CrossEntropy(class_weights=[1.0, 3.0])(LOGITS, BATCH.targets)

@@ -42,7 +42,10 @@ def test_auxiliary_logits_add_their_weighted_loss() -> None:
 
 
 def test_weights_of_another_number_of_classes_are_refused() -> None:
-    with pytest.raises(RequestError, match=r"^objective\.loss\.pos_weight: there are 2 weights for 3 classes$"):
+    with pytest.raises(
+        RequestError,
+        match=r"^objective\.loss\.pos_weight: there should be a weight for each of 3 classes, got 2 numbers$",
+    ):
         BinaryCrossEntropy(pos_weight=[1.0, 2.0])(LOGITS, TARGETS)
 
 
