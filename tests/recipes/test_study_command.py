@@ -185,7 +185,7 @@ def test_a_study_of_which_nothing_finished_says_so(workplace: Workplace) -> None
     broken = ["objective._target_=all_broken.HalfBroken"]
     said = workplace.frostline("study", study(arms={"full": broken}, seeds=[0], pretrain=None))
     assert (said.code, said.err) == (1, "")
-    assert said.out.splitlines()[-1] == "1 runs (0 recorded before), 1 failed"
+    assert said.out.splitlines()[-1] == "1 run (0 recorded before), 1 failed"
     assert not Path("outputs").exists(), "there is nothing to compare"
 
 

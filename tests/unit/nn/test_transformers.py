@@ -252,7 +252,7 @@ def test_positions_of_roberta_begin_behind_the_index_of_padding(tmp_path: Path) 
             "model.tokenizer: the tokenizer has 300 tokens and {} takes 60; "
             "choose the tokenizer that these weights belong to",
         ),
-        ({"name": "{}/nothing"}, "model.name={}/nothing: cannot be read ("),
+        ({"name": "{}/nothing"}, "model.name={}/nothing: there is no such folder; name one that holds config.json"),
     ],
 )
 def test_wrong_requests_get_their_sentence(asked: dict, sentence: str, tmp_path: Path) -> None:

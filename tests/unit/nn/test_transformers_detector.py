@@ -187,7 +187,7 @@ def refusal(error, **arguments) -> str:
 def test_what_is_wrong_is_told_in_a_sentence(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     told = refusal(WeightsError, name=str(tmp_path / "nothing"))
-    assert "cannot be read" in told
+    assert "there is no such folder; name one that holds config.json" in told
     assert "preprocessor_config.json" in told
     assert "transformers has no 'bert' for detection" in refusal(RequestError, name="bert", pretrained=False)
     told = refusal(RequestError, name="yolos", pretrained=False, config={"num_querys": 3})

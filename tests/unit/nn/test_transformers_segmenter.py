@@ -175,8 +175,8 @@ def refusal(error: type[Exception], **arguments: object) -> str:
 def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     told = refusal(WeightsError, name=str(tmp_path / "nothing"))
-    assert "cannot be read" in told
-    assert "put config.json, model.safetensors and the tokenizer's files or preprocessor_config.json of" in told
+    assert "there is no such folder; name one that holds config.json" in told
+    assert "model.safetensors and the tokenizer's files or preprocessor_config.json, or an id of" in told
     told = refusal(RequestError, name="bert", pretrained=False)
     assert told == "model.name=bert: transformers has no bert for segmentation; choose another"
     told = refusal(RequestError, name="segformer", pretrained=False, config={"depth": [1]})
