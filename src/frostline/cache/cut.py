@@ -1,16 +1,18 @@
 """Where a network can be cut so that what is below need not run again, found by watching it, and proved on examples."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.batch import Batch
-from frostline.cache.prefix import Call, Kept, Leaf, Noted, Prefix, Side, Size, outermost
+from frostline.cache.prefix import Call, Kept, Leaf, Noted, Prefix, Side, Size, Tail, outermost
+from frostline.cache.shelf import Shape
 from frostline.data.order import randomness_kept, seed_global_generators
 from frostline.nn.calls import twin_of
 from frostline.nn.stages import Stage
@@ -36,14 +38,18 @@ class Cut:
     Attributes:
         depth: How many stages are below.
         modules: Names of the outermost modules below.
-        calls: The calls of these in a forward pass.
+        calls: The calls of these in a forward pass; of the tail, where there is one, as its arguments.
+        tail: The module that alone runs above the cut, where that is all of the network that is left.
         blind: Whether the rest of the network does not look at the inputs, which then need not be loaded.
+        flops: What the stages below take for an example, a multiply-add as two.
     """
 
     depth: int
     modules: tuple[str, ...]
     calls: tuple[Call, ...]
+    tail: str | None = None
     blind: bool = False
+    flops: float = 0.0
 
     @property
     def kept(self) -> list[tuple[int, int, Kept]]:
@@ -60,19 +66,34 @@ class Cut:
         """The number of calls after which all that is kept is known."""
         return 1 + max(place for place, *_ in self.kept)
 
+    def shapes(self, size: Size) -> list[Shape]:
+        """Return the shapes of what is kept of so many examples."""
+        sides = [(tuple(side.of(size) for side in leaf.sides), leaf.dtype) for *_, leaf in self.kept]
+        return [Shape(sides=lengths, dtype=dtype) for lengths, dtype in sides]
+
     def bytes(self, size: Size) -> int:
-        """Return what a batch of this size takes in storage."""
-        return sum(prod(side.of(size) for side in leaf.sides) * leaf.dtype.itemsize for *_, leaf in self.kept)
+        """Return what so many examples take in storage."""
+        return sum(shape.bytes for shape in self.shapes(size))
 
-    def prefix_of(self, network: nn.Module) -> Prefix:
-        """Return what takes the place of the modules below the cut in a network."""
-        return Prefix({name: network.get_submodule(name) for name in self.modules})
-
-    def taken(self, prefix: Prefix, network: nn.Module, inputs: Any) -> list[Tensor]:
+    def taken(self, network: nn.Module, inputs: Any) -> list[Tensor]:
         """Return what is to be kept of some examples, without computing what comes after."""
-        with torch.no_grad(), prefix.noting(self.last) as noted:
+        with torch.no_grad(), self._in_place_of(network) as prefix, prefix.noting(self.last) as noted:
             network(inputs)
         return [noted[place].content[part] for place, part, _ in self.kept]
+
+    @contextmanager
+    def giving(self, network: nn.Module, kept: Sequence[Tensor], size: Size) -> Iterator[None]:
+        """Let the network compute only what is above the cut, from what was kept of a batch of this size."""
+        with self._in_place_of(network) as prefix, prefix.giving(self.calls, kept, size):
+            yield
+
+    @contextmanager
+    def _in_place_of(self, network: nn.Module) -> Iterator[Prefix | Tail]:
+        prefix = Prefix(network, self.modules) if self.tail is None else Tail(network, self.tail)
+        try:
+            yield prefix
+        finally:
+            prefix.remove()
 
 
 def size_of(inputs: Any) -> Size:
@@ -95,15 +116,16 @@ def judge_of(objective: Objective) -> Judge:
 
 
 def find_cut(
-    network: nn.Module, stages: Sequence[Stage], modes: Mapping[str, bool], *, batch: Batch, judge: Judge
+    network: nn.Module, stages: Sequence[Stage], depth: int, modes: Mapping[str, bool], *, batch: Batch, judge: Judge
 ) -> Cut:
-    """Find how the network can do without computing some stages, and prove it on examples.
+    """Find how the network can do without computing its first stages, and prove it on examples.
 
     Everything happens on a twin: modes, buffers, gradients and random generators stay as they are.
 
     Args:
         network: The network.
-        stages: Those below the cut, which are frozen.
+        stages: Its stages.
+        depth: How many of them, from the first on, are frozen.
         modes: Which modules train in the phase, by name.
         batch: `EXAMPLES` examples, as training sees them.
         judge: What must come out the same.
@@ -113,22 +135,31 @@ def find_cut(
     """
     if len(batch.places) < EXAMPLES:
         raise NotExact("there are too few examples to prove it on")
-    names = tuple(outermost(stages))
+    names = tuple(outermost(stages[:depth]))
     _refuse_watched(network, names)
     with randomness_kept():
         search = _Search(twin_of(network, parameter=Tensor.detach, buffer=torch.clone), names, modes, batch, judge)
         try:
-            return search.cut(depth=len(stages))
+            return search.tail(_only(stages[depth:]), depth=depth) or search.cut(depth=depth)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:  # whatever a network says
             raise NotExact(f"the network does not run without its frozen part: {error}") from error
+
+
+def _only(stages: Sequence[Stage]) -> str | None:
+    """Return the one module that all of some stages lie in, None if there are several."""
+    names = list(outermost(stages))
+    return names[0] if len(names) == 1 else None
 
 
 def _refuse_watched(network: nn.Module, modules: Sequence[str]) -> None:
     """Refuse to cut out what somebody else listens to."""
     for name in modules:
-        for module in network.get_submodule(name).modules():
-            if module._forward_hooks or module._forward_pre_hooks:
-                raise NotExact(f"something looks at what '{name}' gives while training")
+        if _is_watched(network.get_submodule(name)):
+            raise NotExact(f"something looks at what '{name}' gives while training")
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 class _Search:
@@ -142,7 +173,18 @@ class _Search:
         self._modes = modes
         self._batch = batch
         self._judge = judge
-        self._prefix = Prefix({name: network.get_submodule(name) for name in modules})
+        self._size = size_of(batch.inputs)
+
+    def tail(self, name: str | None, *, depth: int) -> Cut | None:
+        """Return the cut that leaves one module of the network to be run, None where that is not the same."""
+        if name is None or _is_watched(self._network):
+            return None
+        try:
+            (call,) = self._calls([(0, part) for part in range(self._arguments_of(name))], tail=name)
+            found = Cut(depth=depth, modules=self._modules, calls=(call,), tail=name)
+            return self._proved(found)
+        except (NotExact, AssertionError, IndexError, RuntimeError, TypeError, ValueError):
+            return None  # the usual cut may still be made
 
     def cut(self, *, depth: int) -> Cut:
         """Return the cut.
@@ -153,15 +195,28 @@ class _Search:
         looked_at = {place for training in (True, False) for place in self._looked_at(training=training)}
         if not looked_at:
             raise NotExact("nothing above the frozen part depends on it")
-        found = Cut(depth=depth, modules=self._modules, calls=self._calls(looked_at))
+        return self._proved(Cut(depth=depth, modules=self._modules, calls=self._calls(looked_at)))
+
+    def _proved(self, found: Cut) -> Cut:
+        """Return a cut with what it takes and whether it is blind.
+
+        Raises:
+            NotExact: The network does not do the same with it.
+        """
         if not self._same(found, self._batch.inputs):
             raise NotExact("what the frozen part gives for an example is not always the same")
-        return replace(found, blind=self._blind(found))
+        return replace(found, blind=self._blind(found), flops=self._flops(found))
+
+    def _flops(self, found: Cut) -> float:
+        with FlopCounterMode(display=False) as counter:
+            found.taken(self._network, self._batch.inputs)
+        return float(counter.get_total_flops()) / self._size.examples
 
     def _looked_at(self, *, training: bool) -> Iterator[tuple[int, int]]:
         """Yield the outputs that a gradient reaches from outside the prefix, by call and place in its output."""
         self._set_modes(training=training)
-        with torch.enable_grad(), self._prefix.noting() as noted:
+        prefix = Prefix(self._network, self._modules)
+        with torch.enable_grad(), prefix.noting() as noted:
             outputs = [part for part in self._judge(self._network, self._batch) if part.requires_grad]
         asked = {
             (place, part): tensor
@@ -169,22 +224,32 @@ class _Search:
             for part, tensor in enumerate(call.content)
             if call.plain and isinstance(tensor, Tensor) and tensor.requires_grad
         }
+        prefix.remove()
         if not outputs or not asked:
             return
         total = torch.stack([part.float().sum() for part in outputs]).sum()
         gradients = torch.autograd.grad(total, list(asked.values()), allow_unused=True)
         yield from (place for place, gradient in zip(asked, gradients, strict=True) if gradient is not None)
 
-    def _calls(self, looked_at: Collection[tuple[int, int]]) -> tuple[Call, ...]:
-        """Describe the calls of the prefix from two batches, of which one is an example and a token smaller."""
+    def _arguments_of(self, tail: str) -> int:
+        """Return how many parts the arguments of a module have, which must be called once."""
+        (call,) = self._noted(self._batch.inputs, tail=tail)
+        return len(call.content)
+
+    def _noted(self, inputs: Any, *, tail: str | None) -> list[Noted]:
+        """Return what is noted of a pass in which nothing trains."""
         self._set_modes(training=False)
+        prefix = Prefix(self._network, self._modules) if tail is None else Tail(self._network, tail)
+        with torch.no_grad(), prefix.noting() as noted:
+            self._network(inputs)
+        prefix.remove()
+        return noted
+
+    def _calls(self, looked_at: Collection[tuple[int, int]], *, tail: str | None = None) -> tuple[Call, ...]:
+        """Describe the calls of the prefix from two batches, of which one is an example and a token smaller."""
         larger, smaller = self._batch.inputs, _smaller(self._batch)
-        sizes = (size_of(larger), size_of(smaller))
-        both = []
-        for inputs in (larger, smaller):
-            with torch.no_grad(), self._prefix.noting() as noted:
-                self._network(inputs)
-            both.append(noted)
+        sizes = (self._size, size_of(smaller))
+        both = [self._noted(inputs, tail=tail) for inputs in (larger, smaller)]
         return tuple(
             self._call(pair, sizes, [part for place, part in looked_at if place == index])
             for index, pair in enumerate(zip(*both, strict=True))
@@ -204,32 +269,45 @@ class _Search:
 
     def _same(self, cut: Cut, inputs: Any) -> bool:
         """Tell whether the network does the same with what is kept, whatever its inputs are then."""
-        size = size_of(self._batch.inputs)
+        mask = _mask_of(self._batch.inputs)
         self._set_modes(training=False)
-        kept = cut.taken(self._prefix, self._network, self._batch.inputs)
+        kept = [_without_padding(tensor, mask) for tensor in cut.taken(self._network, self._batch.inputs)]
         for training in (True, False):
             self._set_modes(training=training)
             seed_global_generators(0)
             real = self._judge(self._network, self._batch)
             seed_global_generators(0)
-            with self._prefix.giving(cut.calls, [tensor.clone() for tensor in kept], size):
+            with cut.giving(self._network, [tensor.clone() for tensor in kept], self._size):
                 ours = self._judge(self._network, self._batch._replace(inputs=inputs))
-            if not all(_close(a, b) for a, b in zip(real, ours, strict=True)):
+            if not all(_close(a, b, mask) for a, b in zip(real, ours, strict=True)):
                 return False
         return True
 
     def _blind(self, cut: Cut) -> bool:
         inputs = self._batch.inputs
-        return isinstance(inputs, Tensor) and self._same(cut, torch.zeros_like(inputs))
+        return isinstance(inputs, Tensor) and self._same(cut, torch.full_like(inputs, torch.nan))
 
     def _set_modes(self, *, training: bool) -> None:
         for name, module in self._network.named_modules():
             module.training = training and self._modes.get(name, True)
 
 
-def _close(real: Tensor, ours: Tensor) -> bool:
+def _mask_of(inputs: Any) -> Tensor | None:
+    """Return which tokens are none of padding, (B, L); None where there are no tokens."""
+    return inputs["attention_mask"] if size_of(inputs).tokens else None
+
+
+def _without_padding(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a tensor with 0 for padding: in a longer batch an example has more of it than when it was kept."""
+    if mask is None or tensor.shape[:2] != mask.shape:
+        return tensor
+    return tensor * mask.view(*mask.shape, *[1] * (tensor.ndim - 2)).to(tensor.dtype)
+
+
+def _close(real: Tensor, ours: Tensor, mask: Tensor | None) -> bool:
     if real.shape != ours.shape:
         return False
+    real, ours = (_without_padding(tensor, mask) for tensor in (real, ours))
     return torch.allclose(real.detach().double(), ours.detach().double(), equal_nan=True, **_TOLERANCE)
 
 
@@ -258,9 +336,17 @@ def _leaf(tensors: Sequence[Tensor], sizes: Sequence[Size], *, keep: bool, modul
     shapes = [tuple(tensor.shape) for tensor in tensors]
     found = [_side(lengths, sizes) for lengths in zip(*shapes, strict=True)]
     sides = tuple(side for side in found if side is not None)
-    if len(sides) < len(found) or (keep and sides[:1] != (Side(examples=1),)):
+    if len(sides) < len(found) or (keep and not _is_a_row_of_each(sides)):
         raise NotExact(f"what '{module}' gives is not one row for each example")
     return (Kept if keep else Leaf)(sides=sides, dtype=tensors[0].dtype)
+
+
+def _is_a_row_of_each(sides: Sequence[Side]) -> bool:
+    """Tell whether a tensor has a row for each example and, where it knows of tokens, then one for each of these."""
+    return sides[:1] == (Side(examples=1),) and all(
+        side == Side(fixed=side.fixed) or (place == 1 and side == Side(tokens=1))
+        for place, side in enumerate(sides[1:], start=1)
+    )
 
 
 def _side(lengths: Sequence[int], sizes: Sequence[Size]) -> Side | None:

@@ -5,7 +5,7 @@ modules of the prefix do not compute: those whose output the rest looks at retur
 the right shape that costs nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -88,13 +88,14 @@ class Prefix:
     """Takes the place of some modules of a network while a context below says so, and of none otherwise.
 
     Args:
-        modules: The outermost modules of the prefix, by name.
+        network: The network.
+        names: The outermost modules of the prefix.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._modules = modules
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        self._modules = {name: network.get_submodule(name) for name in names}
         self._instead: Callable[[str, Forward], Any] | None = None
-        for name, module in modules.items():
+        for name, module in self._modules.items():
             module.forward = partial(self._called, name, module.forward)
 
     def remove(self) -> None:
@@ -132,6 +133,66 @@ class Prefix:
         """
         with self._doing(_Giving(calls, kept, size)):
             yield
+
+
+class Tail:
+    """Takes the place of a whole network but for its last module, which runs alone on the arguments that were kept.
+
+    Args:
+        network: The network, whose output is what the last module gives.
+        name: The last module.
+    """
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        self._network, self._name = network, name
+        self._last = network.get_submodule(name)
+        self._noted: list[Noted] | None = None
+        self._given: tuple[Any, ...] | None = None
+        self._enough = False
+        network.forward = partial(self._run, network.forward)
+        self._last.forward = partial(self._called, self._last.forward)
+
+    def remove(self) -> None:
+        """Leave the network as it was."""
+        del self._network.forward
+        del self._last.forward
+
+    def _run(self, forward: Forward, *arguments: Any, **named: Any) -> Any:
+        return forward(*arguments, **named) if self._given is None else self._last(*self._given)
+
+    def _called(self, forward: Forward, *arguments: Any, **named: Any) -> Any:
+        if self._noted is not None:
+            content, structure = tree_flatten(arguments)
+            plain = not named and all(isinstance(part, _PLAIN) for part in content)
+            self._noted.append(Noted(module=self._name, content=content, structure=structure, plain=plain))
+            if self._enough:
+                raise _Enough
+        return forward(*arguments, **named)
+
+    @contextmanager
+    def noting(self, calls: int | None = None) -> Iterator[list[Noted]]:
+        """Note with which arguments the last module is called; break off there if a number of calls is given."""
+        self._noted, self._enough = [], calls is not None
+        try:
+            with suppress(_Enough):
+                yield self._noted
+        finally:
+            self._noted = None
+
+    @contextmanager
+    def giving(self, calls: Sequence[Call], kept: Sequence[Tensor], size: Size) -> Iterator[None]:
+        """Run nothing but the last module, on what was kept."""
+        (call,) = calls
+        assert call.content is not None
+        assert call.structure is not None
+        given = iter(kept)
+        self._given = tree_unflatten(
+            [next(given) if isinstance(part, Kept) else part for part in call.content], call.structure
+        )
+        try:
+            yield
+        finally:
+            self._given = None
 
 
 class _Giving:
@@ -184,9 +245,10 @@ def _asked(tensor: Tensor) -> Tensor:
 def outermost(stages: Sequence[Stage]) -> dict[str, nn.Module]:
     """Return the modules of some stages that lie in no other module of theirs, by name."""
     modules = {name: module for stage in stages for name, module in stage.modules.items()}
-    return {name: module for name, module in modules.items() if not _inside(name, modules)}
+    return {name: module for name, module in modules.items() if not is_inside(name, modules)}
 
 
-def _inside(name: str, names: Mapping[str, Any]) -> bool:
+def is_inside(name: str, names: Collection[str]) -> bool:
+    """Tell whether a module lies in one of others, and is none of them."""
     parts = name.split(".")
     return any(".".join(parts[:count]) in names for count in range(1, len(parts)))

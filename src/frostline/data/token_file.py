@@ -1,19 +1,17 @@
 """Text of any size as blocks of tokens on disk: written once, as a stream, and read by the block."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.data.whole import NotWritten, cache_folder, whole_or_not
 from frostline.errors import DataError
 
 _TOKENS, _ENDS, _DIGESTS, _ABOUT = "tokens.bin", "ends.bin", "digests.bin", "about.json"
@@ -73,17 +71,16 @@ def token_file(
         DataError: They cannot be written.
     """
     folder = cache_folder() / name
-    if not folder.exists():
-        with _whole_or_not(folder) as partial:
-            kind = np.dtype(np.uint16 if largest < 2**16 else np.uint32)
+    if folder.exists():
+        return TokenFile(folder)
+    kind = np.dtype(np.uint16 if largest < 2**16 else np.uint32)
+    try:
+        with whole_or_not(folder) as partial:
             count = _write(partial, blocks(), kind)
             (partial / _ABOUT).write_text(json.dumps({"type": kind.name, "blocks": count, **about()}))
+    except NotWritten as error:
+        raise DataError(f"data: no place for its tokens: {error}") from error
     return TokenFile(folder)
-
-
-def cache_folder() -> Path:
-    """Return where this program keeps what it can make again: below `$XDG_CACHE_HOME`, else `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frostline"
 
 
 def _write(folder: Path, blocks: Iterable[NDArray[Any]], kind: np.dtype[Any]) -> int:
@@ -97,35 +94,3 @@ def _write(folder: Path, blocks: Iterable[NDArray[Any]], kind: np.dtype[Any]) ->
             ends.write(np.int64(end).tobytes())
             digests.write(sha256(content).digest())
     return count
-
-
-@contextmanager
-def _whole_or_not(folder: Path) -> Iterator[Path]:
-    """Give a folder of another name to write to, and this name once all is written."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(dir=folder.parent, prefix=f".{folder.name[:8]}."))
-    except OSError as error:
-        raise DataError(_unwritten(folder.parent, error)) from error
-    try:
-        yield partial
-        _take_name(partial, folder)
-    except OSError as error:
-        raise DataError(_unwritten(partial.parent, error)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _unwritten(folder: Path, error: OSError) -> str:
-    return (
-        f"data: tokens cannot be written into {folder} ({error.strerror}); set the environment variable XDG_CACHE_HOME "
-        "to a folder that has room and is yours"
-    )
-
-
-def _take_name(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process was first, with the same blocks
-            raise

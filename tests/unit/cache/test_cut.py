@@ -52,7 +52,7 @@ def modes_above(cut: int, parts: tuple[Stage, ...]) -> dict[str, bool]:
 
 
 def cut_at(cut: int, network: nn.Module, batch: Batch, objective: Objective, parts: tuple[Stage, ...]) -> Cut:
-    return find_cut(network, parts[:cut], modes_above(cut, parts), batch=batch, judge=judge_of(objective))
+    return find_cut(network, parts, cut, modes_above(cut, parts), batch=batch, judge=judge_of(objective))
 
 
 def bert(folder) -> nn.Module:
@@ -90,15 +90,13 @@ def test_other_examples_come_out_the_same_at_every_stage(name, tmp_path) -> None
         cut = cut_at(depth, network, batch, loss, parts)
         network.eval()
         real = judge(network, other)
-        prefix = cut.prefix_of(network)
-        kept = cut.taken(prefix, network, other.inputs)
+        kept = cut.taken(network, other.inputs)
         assert [len(tensor) for tensor in kept] == [4] * len(cut.kept)
-        inputs = torch.zeros_like(other.inputs) if cut.blind else other.inputs
-        with prefix.giving(cut.calls, kept, size_of(other.inputs)):
+        inputs = torch.full_like(other.inputs, torch.nan) if cut.blind else other.inputs
+        with cut.giving(network, kept, size_of(other.inputs)):
             ours = judge(network, other._replace(inputs=inputs))
-        with prefix.giving(cut.calls, [tensor.flip(0) for tensor in kept], size_of(other.inputs)):
+        with cut.giving(network, [tensor.flip(0) for tensor in kept], size_of(other.inputs)):
             wrong = judge(network, other._replace(inputs=inputs))
-        prefix.remove()
         torch.testing.assert_close(ours, real)
         assert not torch.equal(wrong[1], real[1]), f"{name} does not look at what was kept below stage {depth}"
 
@@ -107,9 +105,19 @@ def test_bytes_are_those_of_what_is_kept() -> None:
     network, batch = CifarResNet().network(CLASSES), images()
     parts = stages(network, batch.inputs[:2])
     cuts = [cut_at(depth, network, batch, Classification(), parts) for depth in (2, 3, 4)]
-    sides = [(16, 32), (32, 16), (64, 8)]
-    assert [cut.bytes(size_of(batch.inputs)) for cut in cuts] == [3 * c * side * side * 4 for c, side in sides]
+    sides = [16 * 32 * 32, 32 * 16 * 16, 64]  # the head alone takes what is pooled
+    assert [cut.bytes(size_of(batch.inputs)) for cut in cuts] == [3 * side * 4 for side in sides]
+    assert [cut.tail for cut in cuts] == [None, None, "linear"]
     assert all(cut.blind for cut in cuts)
+
+
+def test_flops_are_those_of_the_stages_below() -> None:
+    network, batch = CifarResNet().network(CLASSES), images()
+    parts = stages(network, batch.inputs[:2])
+    stem = 2 * 3 * 16 * 9 * 32 * 32
+    first = 6 * 2 * 16 * 16 * 9 * 32 * 32
+    flops = [cut_at(depth, network, batch, Classification(), parts).flops for depth in (1, 2)]
+    assert flops == [stem, stem + first]
 
 
 def test_tokens_of_a_shorter_batch_take_less() -> None:

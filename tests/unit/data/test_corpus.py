@@ -18,6 +18,7 @@ from frostline.data import corpus, token_file
 from frostline.data.blocks import Unit, running, sentences
 from frostline.data.corpus import Corpus
 from frostline.data.documents import Line, digests_of, shares
+from frostline.data.whole import cache_folder
 from frostline.errors import DataError, RequestError
 from frostline.nn.text_input import TextInput
 from frostline.nn.transformers import CausalLanguageModel, MaskedLanguageModel
@@ -151,7 +152,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, masked: TextInput) -
 def test_tokens_are_written_once_and_again_for_other_text_lengths_and_tokenizers(
     tmp_path: Path, masked: TextInput, causal: TextInput
 ) -> None:
-    file, folder = tmp_path / "a.txt", token_file.cache_folder()
+    file, folder = tmp_path / "a.txt", cache_folder()
     file.write_text("\n\n".join(LINES))
 
     def kept(spec: TextInput, length: int, path: Path = file) -> int:
@@ -192,7 +193,7 @@ def test_processes_that_write_at_once_find_the_same_blocks() -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.starmap(_write, [("same", number) for number in range(3)])
     assert found == [list(range(500))] * 3
-    assert [path.name for path in token_file.cache_folder().iterdir()] == ["same"]
+    assert [path.name for path in cache_folder().iterdir()] == ["same"]
 
 
 def test_blocks_that_were_not_all_written_are_not_there() -> None:
@@ -202,7 +203,7 @@ def test_blocks_that_were_not_all_written_are_not_there() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         token_file.token_file("cut", broken, dict, largest=9)
-    assert list(token_file.cache_folder().iterdir()) == []
+    assert list(cache_folder().iterdir()) == []
     whole = token_file.token_file("cut", lambda: [np.array([1, 2]), np.array([3])], dict, largest=2**16)
     assert [whole[0].tolist(), whole[1].tolist()] == [[1, 2], [3]]
     assert whole.about["type"] == "uint32"
@@ -357,8 +358,8 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(
     with pytest.raises(DataError) as caught:
         blocks_of(Corpus(seed=0, train=str(tmp_path / "a.txt"), **others), masked)
     assert str(caught.value) == (
-        f"data: tokens cannot be written into {tmp_path}/a.txt/frostline (Not a directory); set the environment "
-        "variable XDG_CACHE_HOME to a folder that has room and is yours"
+        f"data: no place for its tokens: {tmp_path}/a.txt/frostline cannot be written to (Not a directory); set the "
+        "environment variable XDG_CACHE_HOME to a folder that has room and is yours"
     )
 
 

@@ -1,0 +1,112 @@
+"""What is kept on disk is there whole or not at all, once, and within its bounds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from frostline.cache.shelf import Shape, Shelf
+from frostline.data.whole import NotWritten
+
+FOUR = [Shape(sides=(2, 2), dtype=torch.float32)]
+
+FILLING = """
+import sys, time, torch
+from pathlib import Path
+from frostline.cache.shelf import Shape, Shelf
+def fill(tensors):
+    Path(sys.argv[2]).open("a").write("filled ")
+    tensors[0].fill_(1)
+    time.sleep(float(sys.argv[3]))
+    tensors[0].fill_(7)
+tensors = Shelf(Path(sys.argv[1]), limit=10**6).entry("one", [Shape(sides=(2, 2), dtype=torch.float32)], fill)
+print(tensors[0].sum().item())
+"""
+
+
+def filling(folder: Path, log: Path, seconds: float) -> "subprocess.Popen[str]":
+    call = [sys.executable, "-c", FILLING, str(folder), str(log), str(seconds)]
+    return subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(file: Path) -> None:
+    for _ in range(600):
+        if file.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{file} did not come to be")
+
+
+def of(value: float):
+    return lambda tensors: tensors[0].fill_(value)
+
+
+def never(_) -> None:
+    raise AssertionError("made again")
+
+
+def test_what_was_kept_comes_back_without_being_made_again(tmp_path) -> None:
+    shapes = [Shape(sides=(3, 2), dtype=torch.float32), Shape(sides=(3,), dtype=torch.int64)]
+    numbers = torch.randn(3, 2)
+
+    def fill(tensors) -> None:
+        tensors[0].copy_(numbers)
+        tensors[1].copy_(torch.arange(3))
+
+    made = Shelf(tmp_path, limit=10**6).entry("one", shapes, fill)
+    again = Shelf(tmp_path, limit=10**6).entry("one", shapes, never)
+    for tensors in (made, again):
+        torch.testing.assert_close(tensors, [numbers, torch.arange(3)], rtol=0, atol=0)
+    again[0].zero_()  # what a reader writes is its own
+    assert torch.equal(Shelf(tmp_path, limit=10**6).entry("one", shapes, never)[0], numbers)
+
+
+def test_a_killed_process_leaves_nothing_that_is_read(tmp_path) -> None:
+    process = filling(tmp_path / "shelf", tmp_path / "log", 60)
+    wait_for(tmp_path / "log")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = Shelf(tmp_path / "shelf", limit=10**6).entry("one", FOUR, of(3))
+    assert kept[0].tolist() == [[3, 3], [3, 3]]
+    assert sorted(path.name for path in (tmp_path / "shelf").iterdir()) == ["locks", "one"]
+
+
+def test_the_second_of_two_processes_waits_for_the_first(tmp_path) -> None:
+    processes = [filling(tmp_path / "shelf", tmp_path / "log", 1) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in processes] == ["28.0", "28.0"]
+    assert (tmp_path / "log").read_text() == "filled "
+
+
+def test_a_fill_that_fails_leaves_nothing(tmp_path) -> None:
+    shelf = Shelf(tmp_path, limit=10**6)
+    with pytest.raises(AssertionError, match="made again"):
+        shelf.entry("one", FOUR, never)
+    assert [path.name for path in tmp_path.iterdir()] == ["locks"]
+
+
+def test_the_least_used_is_thrown_out_and_its_reader_keeps_it(tmp_path) -> None:
+    shelf = Shelf(tmp_path, limit=2 * FOUR[0].bytes)
+    first = shelf.entry("a", FOUR, of(1))
+    shelf.entry("b", FOUR, of(2))
+    for age, name in enumerate(("b", "a")):
+        os.utime(tmp_path / name, (age, age))
+    shelf.entry("c", FOUR, of(3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "locks"]
+    shelf.entry("d", FOUR, of(4))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "locks"]
+    assert first[0].tolist() == [[1, 1], [1, 1]]
+
+
+def test_where_nothing_can_be_written_a_sentence_says_what_to_do(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotWritten) as caught:
+        Shelf(tmp_path / "file", limit=10**6).entry("one", FOUR, of(1))
+    assert str(caught.value) == (
+        f"{tmp_path}/file cannot be written to (Not a directory); set the environment variable XDG_CACHE_HOME to a "
+        "folder that has room and is yours"
+    )
