@@ -22,6 +22,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another one has kept, nor what this machine's user has."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's remarks on deliberate choices are no news; every other warning stays an error."""
     with warnings.catch_warnings():

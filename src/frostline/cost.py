@@ -79,6 +79,10 @@ class Meter(Callback):
         """Stop the clock."""
         self._wall = perf_counter() - self._begun
 
+    def spend(self, flops: float) -> None:
+        """Add FLOPs that were spent on training between its steps."""
+        self._flops += flops
+
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Count what happens in this context, which is not training."""

@@ -17,9 +17,9 @@ from frostline.engine import Freezing
 from frostline.init_from import WEIGHTS
 from frostline.nn.adapters import merged
 from frostline.nn.weights import CLASSES
-from frostline.plan import Plan, as_text
+from frostline.plan import Plan
 from frostline.plan_figure import save_figure
-from frostline.prepare import DELTA, Prepared, learning_rate
+from frostline.prepare import DELTA, Prepared, plan_with_cuts
 from frostline.record import RunRecord, masked
 
 
@@ -59,7 +59,7 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
     record.text("command.txt", masked(provenance.command()) + "\n")
     record.text("git.diff", provenance.diff())
     record.json("data.json", description := data.describe())
-    _record_plan(prepared.plan, record, lr=learning_rate(prepared.cfg))
+    _record_plan(prepared, prepared.plan, record)
     if prepared.carried is not None:
         record.text("carried.txt", f"{prepared.carried}\n")
     for split, profile in description["splits"].items():
@@ -72,17 +72,17 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
         )
 
 
-def record_course(freezing: Freezing, record: RunRecord, *, lr: float) -> None:
+def record_course(prepared: Prepared, freezing: Freezing, record: RunRecord) -> None:
     """Keep what the engine found and what the strategy decided, and the plan as it came to be."""
     record.json("audit.json", freezing.audit.findings)
     if freezing.plan.decisions or freezing.plan.monitored:
         decisions = [asdict(decision) for decision in freezing.plan.decisions]
         record.json("decisions.json", {"decisions": decisions, "monitored": freezing.plan.monitored})
-        _record_plan(freezing.plan, record, lr=lr)
+        _record_plan(prepared, freezing.plan, record)
 
 
-def _record_plan(plan: Plan, record: RunRecord, *, lr: float) -> None:
-    record.text("plan.txt", as_text(plan, lr=lr))
+def _record_plan(prepared: Prepared, plan: Plan, record: RunRecord) -> None:
+    record.text("plan.txt", plan_with_cuts(prepared, plan))
     with record.artifact("plan.png") as path:
         save_figure(plan, path)
 

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from frostline.audit import digest
 from frostline.batch import Batch, tensors_in
+from frostline.cache.cut import judge_of
+from frostline.cache.cuts import Cuts
 from frostline.checkpoint import Carried, weights_hash
 from frostline.config.build import build
 from frostline.config.effective import effective, plain, signature
 from frostline.data.splitted import SplittedData
+from frostline.data.whole import cache_folder
 from frostline.delta import fingerprints
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.freeze.full import Full
@@ -64,6 +67,8 @@ class Prepared:
     fingerprints: Mapping[str, str]
     attached: Attached | None
     pairing: str
+    cuts: Cuts | None
+    """Where the network can do without computing its frozen stages again; None where that was not asked for."""
 
     @property
     def network(self) -> nn.Module:
@@ -121,6 +126,8 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     module = _module(cfg, verb, network, objective, plan, data)
     refuse_unknown_metric(plan, module)
     _refuse_wrong_savings(cfg, plan)
+    cuts = _cuts(cfg, verb, network, data, objective)
+    _refuse_what_is_not_kept(cuts, plan)
     _recompute_and_compile(cfg, network, plan)
     return Prepared(
         verb=verb,
@@ -135,13 +142,21 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         fingerprints=fresh,
         attached=attached,
         pairing=pairing,
+        cuts=cuts,
     )
 
 
 def plan_text(prepared: Prepared) -> str:
-    """Return what `frostline plan` prints: the plan, and which weights were carried in."""
-    text = as_text(prepared.plan, lr=learning_rate(prepared.cfg))
+    """Return what `frostline plan` prints: the plan, what is kept of its frozen stages, and the weights carried in."""
+    text = plan_with_cuts(prepared, prepared.plan)
     return text if prepared.carried is None else f"{text}\n{prepared.carried}\n"
+
+
+def plan_with_cuts(prepared: Prepared, plan: Plan) -> str:
+    """Return a plan of a prepared run, and whether what its frozen stages give is kept."""
+    text = as_text(plan, lr=learning_rate(prepared.cfg))
+    told = list(prepared.cuts.told(plan)) if prepared.cuts else []
+    return "\n".join([text, *told, ""]) if told else text
 
 
 def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Backbone, Objective, Weights | None]:
@@ -257,6 +272,46 @@ def _recompute_and_compile(cfg: DictConfig, network: nn.Module, plan: Plan) -> N
         recompute(plan.stages)
     if cfg.compile is not None:
         network.compile(backend=cfg.compile)
+
+
+def _cuts(cfg: DictConfig, verb: Verb, network: nn.Module, data: SplittedData, objective: Objective) -> Cuts | None:
+    if verb == "pretrain" or cfg.cache == "off":
+        return None
+    return Cuts(
+        network=network,
+        data=data,
+        judge=judge_of(objective),
+        policy=cfg.cache,
+        folder=cache_folder() / "activations",
+        limit=int(cfg.cache_limit_gb * 1e9),
+        obstacle=_in_the_way_of_a_cut(cfg),
+    )
+
+
+def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
+    """Return what in a config keeps a network from being cut, in words; nothing where it can be."""
+    trainer = cfg.trainer
+    partial = [key for key in ("limit_train_batches", "limit_val_batches") if trainer.get(key) not in (None, 1.0)]
+    ways = {
+        "several processes share the data": processes_of(plain(trainer)) > 1,
+        "what is compiled is not cut": cfg.compile is not None,
+        "activation_checkpointing runs the network's parts again": cfg.activation_checkpointing,
+        "averaging lets other weights stand for the network's": cfg.averaging is not None,
+        f"trainer.precision={trainer.get('precision')} is not that of what is kept": (
+            str(trainer.get("precision") or 32) not in ("32", "32-true")
+        ),
+        f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),
+    }
+    return next((way for way, stands in ways.items() if stands), "")
+
+
+def _refuse_what_is_not_kept(cuts: Cuts | None, plan: Plan) -> None:
+    if cuts is None or cuts.policy != "require":
+        return
+    if not any(plan.frozen_prefix(phase) for phase in plan.phases):
+        raise RequestError("cache=require: the first stage trains from the start; choose cache=auto, or another freeze")
+    for reason in cuts.refusals(plan):
+        raise RequestError(f"cache=require: {reason}; mend that, or choose cache=auto")
 
 
 def _module(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback
 
+from frostline.cache.prefix_cache import PrefixCache
 from frostline.config.effective import plain
 from frostline.cost import Meter
 from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
@@ -16,7 +17,7 @@ from frostline.engine import Freezing
 from frostline.errors import RequestError
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
-from frostline.prepare import Prepared, learning_rate
+from frostline.prepare import Prepared
 from frostline.processes import join, processes_of, rank, told_by_the_first, world
 from frostline.record import RunRecord, Store
 from frostline.run_logger import RunLogger
@@ -102,6 +103,7 @@ def _record(
             record_request(prepared, record)
         freezing = Freezing(prepared.network, prepared.plan)
         meter = Meter(freezing)
+        cache = PrefixCache(prepared.cuts, freezing, meter) if prepared.cuts else None
         folder = _folder(record.run_id)
         ended = False
         try:
@@ -112,15 +114,17 @@ def _record(
                 folder=folder,
                 freezing=freezing,
                 meter=meter,
-                callbacks=callbacks,
+                callbacks=[*([cache] if cache else []), *callbacks],
                 logger=RunLogger(record),
                 start=start,
             )
             ended = True
         finally:
-            results = meter.metrics() | freezing.metrics()
+            results = meter.metrics() | freezing.metrics() | (cache.metrics() if cache else {})
             record.metrics(results, step=prepared.module.global_step)
-            record_course(freezing, record, lr=learning_rate(prepared.cfg))
+            record_course(prepared, freezing, record)
+            if cache and cache.reasons:
+                record.json("computed_again.json", cache.reasons)
             _keep_checkpoints(record, folder, ended=ended)
         record_results(prepared, record)
     return Outcome(run_id=record.run_id, metrics=measured | results)

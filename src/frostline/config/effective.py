@@ -15,6 +15,8 @@ Scalar = str | int | float | bool | None
 
 WITHOUT_EFFECT = frozenset(
     {
+        "cache",
+        "cache_limit_gb",
         "data.download",
         "data.num_workers",
         "data.root",

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 
@@ -58,10 +58,15 @@ class Finetune(Pretrain):
     Attributes:
         freeze: Which stages train when.
         regularizer: What is added to the loss.
+        cache: Whether what frozen stages give is computed once for each example and kept: `auto`, where that is exact
+            and pays; `off`; or `require`, which refuses where it is not exact.
+        cache_limit_gb: How much may be kept on disk, by all runs together; what was used least goes first.
     """
 
     freeze: Any
     regularizer: Any = None
+    cache: Literal["auto", "off", "require"] = "auto"
+    cache_limit_gb: Annotated[float, Gt(0)] = 20.0
 
 
 SKELETONS: Mapping[str, type[Pretrain]] = {"pretrain": Pretrain, "finetune": Finetune}

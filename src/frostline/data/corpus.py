@@ -125,6 +125,11 @@ class BlockSplit(Split):
         super().__init__(examples, seed=None)
         self.spec = spec
 
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest block."""
+        return int(self.examples.content.longest)
+
     def show(self, row: int) -> NDArray[np.int64]:
         """Return the tokens of one block."""
         block: NDArray[np.int64] = self.examples.content[row]

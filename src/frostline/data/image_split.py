@@ -75,6 +75,17 @@ class ImageSplit(Split):
         batch = super().__getitems__(keys)
         return batch if self.mixing is None else self.mixing(batch, first=keys[0])
 
+    @property
+    def mixes(self) -> bool:
+        """Whether what is shown of an example depends on the others of its batch."""
+        return self.mixing is not None
+
+    def without_inputs(self, places: NDArray[np.int64]) -> Batch:
+        """Return a batch with NaN for images, so that whoever looks at them notices."""
+        size = self.spec.size
+        images = torch.full((), torch.nan).expand(len(places), 3, size, size)
+        return Batch(images, torch.from_numpy(self.examples.targets(places)), torch.from_numpy(places))
+
     def show(self, row: int) -> Tensor:
         """Return an image, uint8 of shape (3, H, W)."""
         return self.pixels[row]

@@ -20,6 +20,9 @@ class EpochOrder(Sampler[int]):
 
     Place `i` of epoch `e` comes out as `e * count + i`, so that worker processes that outlive an epoch know which one
     they are in. What does not divide evenly among processes is left out, other examples each epoch.
+
+    Attributes:
+        blind: Whether the inputs of the batches to come are left out, since nobody looks at them.
     """
 
     def __init__(self, count: int, *, seed: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -29,6 +32,7 @@ class EpochOrder(Sampler[int]):
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
+        self.blind = False
         self.start(epoch=0, batch=0)
 
     def start(self, *, epoch: int, batch: int) -> None:
@@ -48,20 +52,26 @@ class EpochOrder(Sampler[int]):
         generator = torch.Generator().manual_seed(stream(self.seed, f"order/{self.epoch}"))
         order = torch.randperm(self.count, generator=generator)
         share = order[: len(self) * self.world][self.rank :: self.world]
-        yield from (self.epoch * self.count + share[self.batch * self.batch_size :]).tolist()
+        keys = (self.epoch * self.count + share[self.batch * self.batch_size :]).tolist()
+        yield from (~key if self.blind else key for key in keys)
 
 
 class Share(Sampler[int]):
-    """The examples of an evaluation split in order, each in exactly one process."""
+    """The examples of an evaluation split in order, each in exactly one process.
+
+    Attributes:
+        blind: Whether the inputs of the batches to come are left out, since nobody looks at them.
+    """
 
     def __init__(self, count: int, *, rank: int = 0, world: int = 1) -> None:
         self.places = range(rank, count, world)
+        self.blind = False
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.places)
+        return (~place if self.blind else place for place in self.places)
 
 
 def leaves_one_over(count: int, *, batch_size: int) -> bool:

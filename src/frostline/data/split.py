@@ -17,16 +17,36 @@ from frostline.seeds import stream
 class Split(Dataset[Batch], ABC):
     """One split as a network takes it.
 
-    Keys are places in the split; `epoch * len(split) + place` is the same example as epoch `epoch` shows it.
+    Keys are places in the split; `epoch * len(split) + place` is the same example as epoch `epoch` shows it, and `~key`
+    the same without its inputs, where nobody looks at them.
 
     Args:
         examples: What is in it.
         seed: Draws the random change of each example in each epoch; None to change nothing.
+
+    Attributes:
+        views: How many ways of showing an example there are, in turn; None for a new one in each epoch.
     """
 
     def __init__(self, examples: Examples, *, seed: int | None) -> None:
         self.examples = examples
         self.seed = seed
+        self.views: int | None = None
+
+    @property
+    def different(self) -> int | None:
+        """How many ways of showing an example there are; None where each epoch has its own."""
+        return 1 if self.seed is None else self.views
+
+    @property
+    def mixes(self) -> bool:
+        """Whether what is shown of an example depends on the others of its batch."""
+        return False
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest example, 0 where there are none."""
+        return 0
 
     @abstractmethod
     def show(self, row: int) -> Any:
@@ -41,6 +61,10 @@ class Split(Dataset[Batch], ABC):
             places: The examples' places in the split, (B,).
         """
 
+    def without_inputs(self, places: NDArray[np.int64]) -> Batch:
+        """Return a batch of which nobody looks at the inputs, without their being loaded where that can be spared."""
+        return self.__getitems__(places.tolist())
+
     def __len__(self) -> int:
         return len(self.examples)
 
@@ -50,7 +74,10 @@ class Split(Dataset[Batch], ABC):
 
     def __getitems__(self, keys: Sequence[int]) -> Batch:
         """Return a whole batch."""
-        epochs, places = np.divmod(np.asarray(keys, dtype=np.int64), len(self))
+        numbers = np.asarray(keys, dtype=np.int64)
+        epochs, places = np.divmod(np.where(numbers < 0, ~numbers, numbers), len(self))
+        if numbers[0] < 0:
+            return self.without_inputs(places)
         rows = self.examples.rows[places].tolist()
         shown = [self.show(row) for row in rows] if self.seed is None else self._random(self.seed, rows, epochs, places)
         return self.collate(shown, places)
@@ -59,7 +86,8 @@ class Split(Dataset[Batch], ABC):
         views = []
         with randomness_kept():
             for row, epoch, place in zip(rows, epochs, places, strict=True):
-                seed_global_generators(stream(seed, f"augment/{epoch}/{place}"))
+                view = epoch if self.views is None else epoch % self.views
+                seed_global_generators(stream(seed, f"augment/{view}/{place}"))
                 views.append(self.show(row))
         return views
 

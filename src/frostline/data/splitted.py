@@ -38,6 +38,8 @@ class SplittedData(pl.LightningDataModule, ABC):
         num_workers: Processes that load batches; 0 loads in the main process. Any number gives the same batches.
         shots: Training examples per class, exactly; None for all. Where an example has not one class, of them all.
         val_shots: Validation examples, as `shots`; None for all.
+        views: Where examples are changed at random, how many ways of showing each there are, in turn: what frozen
+            stages make of them can then be kept. None for a new one in each epoch.
         split_seed: Carves val and test. It does not follow `seed`, so that no run trains on what another run tests on.
         val_fraction: Share of the training examples that becomes val where the source has none.
         test_fraction: Share of the training examples that becomes test where the source has none.
@@ -55,6 +57,7 @@ class SplittedData(pl.LightningDataModule, ABC):
     num_workers: Annotated[int, Ge(0)] = 0
     shots: Annotated[int, Gt(0)] | None = None
     val_shots: Annotated[int, Gt(0)] | None = None
+    views: Annotated[int, Gt(0)] | None = None
     split_seed: int = 0
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.15
     test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.15
@@ -141,6 +144,12 @@ class SplittedData(pl.LightningDataModule, ABC):
         plain = self.split(self.drawn("train").examples, random=False)
         return self._loader(plain, batch_sampler=none_alone(len(plain), batch_size=self.batch_size))
 
+    def in_order(self, split: Split, *, view: int = 0) -> DataLoader[Batch]:
+        """Load all examples of a split in order, as one of its views shows them."""
+        keys = range(view * len(split), (view + 1) * len(split))
+        batches = [list(keys[begin : begin + self.batch_size]) for begin in range(0, len(keys), self.batch_size)]
+        return self._loader(split, batch_sampler=batches)
+
     def example_ids(self, split: str) -> list[str]:
         """Return what people call each example of a split, by place."""
         return list(self.drawn(split).examples.ids)
@@ -152,7 +161,7 @@ class SplittedData(pl.LightningDataModule, ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return, in plain types, all that says which examples a run saw and how."""
-        drawing = ("seed", "split_seed", "shots", "val_shots", "val_fraction", "test_fraction")
+        drawing = ("seed", "split_seed", "shots", "val_shots", "views", "val_fraction", "test_fraction")
         return {
             "source": self.source().name,
             "classes": self.class_names,
@@ -225,7 +234,9 @@ class SplittedData(pl.LightningDataModule, ABC):
         if shots is not None:
             strata = self.source().strata
             examples = draw_shots(examples, strata=strata, shots=shots, seed=self.seed, key=f"data.{key}")
-        return self.split(examples, random=split == "train")
+        drawn = self.split(examples, random=split == "train")
+        drawn.views = self.views
+        return drawn
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, self.world)

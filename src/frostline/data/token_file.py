@@ -46,6 +46,11 @@ class TokenFile:
         return tuple(content[begin : begin + 32].hex() for begin in range(0, len(content), 32))
 
     @cached_property
+    def longest(self) -> int:
+        """The tokens of the longest block."""
+        return int(np.diff(self._ends, prepend=0).max(initial=0))
+
+    @cached_property
     def _tokens(self) -> NDArray[Any]:
         return np.memmap(self.folder / _TOKENS, dtype=self.about["type"], mode="r")
 

@@ -45,6 +45,11 @@ class TokenSplit(Split):
         rows: list[int] = examples.rows.tolist()
         self._ids = dict(zip(rows, (np.asarray(each, dtype=np.int32) for each in ids), strict=True))
 
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest example."""
+        return max(map(len, self._ids.values()))
+
     @abstractmethod
     def targets(self, inputs: dict[str, Tensor], places: NDArray[np.int64]) -> Tensor:
         """Return what the objective compares with, given the padded inputs."""

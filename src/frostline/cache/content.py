@@ -1,0 +1,62 @@
+"""What tells what frozen stages make of some examples from everything else: a name made of all that it depends on."""
+
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import frostline
+from frostline.cache.cut import Cut
+from frostline.checkpoint import weights_hash
+from frostline.data.split import Split
+from frostline.data.splitted import SplittedData
+from frostline.nn.stages import Stage
+
+
+def name_of(cut: Cut, network: nn.Module, stages: Sequence[Stage], data: SplittedData, split: str, *, view: int) -> str:
+    """Return the name under which is kept what the stages below a cut make of a split as one view shows it.
+
+    It stands for the code of the network, the weights below the cut, the content of the examples in their order, how
+    they are shown, and the batches in which they are computed: sums over other batches differ in their last bit.
+    """
+    drawn = data.drawn(split)
+    parts = [
+        frostline.__version__,
+        torch.__version__,
+        next(network.parameters()).device.type,
+        repr(cut),
+        repr(network),
+        *_sources(network),
+        weights_hash(_below(cut, network, stages)),
+        json.dumps(data.shown(), sort_keys=True, default=str),
+        *drawn.examples.digests,
+        f"{split} {data.batch_size}",
+        _view(drawn, view),
+    ]
+    return sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _view(split: Split, view: int) -> str:
+    return "as it is" if split.seed is None else f"seed {split.seed}, view {view}"
+
+
+def _below(cut: Cut, network: nn.Module, stages: Sequence[Stage]) -> dict[str, torch.Tensor]:
+    """Return the tensors below a cut as they are in the network now; moving it to a GPU has made new buffers."""
+    now = dict(network.named_parameters()) | dict(network.named_buffers())
+    return {name: now[name] for stage in stages[: cut.depth] for name in (*stage.parameters, *stage.buffers)}
+
+
+def _sources(network: nn.Module) -> list[str]:
+    """Return a hash of each file that the network's classes are written in."""
+    files = {inspect.getsourcefile(kind) for kind in {type(module) for module in network.modules()} if _has_file(kind)}
+    return [sha256(Path(file).read_bytes()).hexdigest() for file in sorted(filter(None, files))]
+
+
+def _has_file(kind: type) -> bool:
+    """Tell whether a class is written in a file, and not made at run time or typed at a prompt."""
+    return Path(getattr(sys.modules.get(kind.__module__), "__file__", None) or "").is_file()

@@ -1,0 +1,154 @@
+"""Which frozen stages of a run are computed once for each example, and why others are computed again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from frostline.batch import Batch, moved
+from frostline.cache.cut import EXAMPLES, Cut, Judge, NotExact, find_cut
+from frostline.cache.prefix import Size
+from frostline.data.split import Split
+from frostline.data.splitted import SPLITS, SplittedData
+from frostline.plan import MOST_PHASES, Phase, Plan
+
+Policy = Literal["auto", "off", "require"]
+"""Keep what frozen stages give where that is exact and pays; never; or wherever it is exact, else refuse."""
+
+WORTH = 20.0
+"""FLOPs that a kept byte must spare: what a core computes while it reads one (10 GFLOP/s to 2 GB/s, and twice that).
+
+The break-even rule of Nautilus (SIGMOD 2022, section 4): keep what is read faster than it is computed.
+"""
+
+
+class NotKept(Exception):  # noqa: N818 (no error: the stages run in every epoch, and the plan says why)
+    """What frozen stages give is not kept; says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """Where the network of a run is cut in each phase.
+
+    Attributes:
+        network: The network.
+        data: What it is trained on.
+        judge: What must be the same with and without a cut.
+        policy: What the config says.
+        folder: Where what is kept lies.
+        limit: How many bytes may lie there.
+        obstacle: What in the config stands in the way of any cut, or nothing.
+    """
+
+    network: nn.Module
+    data: SplittedData
+    judge: Judge
+    policy: Policy
+    folder: Path
+    limit: int
+    obstacle: str = ""
+    _found: dict[tuple[int, frozenset[str]], Cut | NotExact] = field(default_factory=dict, init=False)
+
+    def of(self, plan: Plan, phase: Phase) -> Cut:
+        """Return where the network is cut in a phase.
+
+        Raises:
+            NotKept: Nowhere; the sentence says why.
+        """
+        depth = plan.frozen_prefix(phase)
+        if not depth:
+            raise NotKept("the first stage trains")
+        self._refuse_by_data()
+        views = self.data.drawn("train").different or 1
+        if self.policy != "require" and _lasting(plan, phase) <= views * plan.per_epoch:
+            raise NotKept("no example comes twice before more of it thaws")
+        cut = self._cut(plan, phase, depth)
+        if self.policy != "require" and cut.flops < WORTH * cut.bytes(Size(1, self.data.drawn("train").longest)):
+            raise NotKept("computing it again takes no longer than reading it")
+        if self.size(cut) > self.limit:
+            needed = f"{self.size(cut) / 1e9:.1f} GB would be kept"
+            raise NotKept(f"{needed}, more than cache_limit_gb={self.limit / 1e9:g} allows")
+        return cut
+
+    def of_the_end(self, plan: Plan) -> Cut:
+        """Return where the network is cut, once trained, below all that has trained at any time.
+
+        Raises:
+            NotKept: Nowhere.
+        """
+        if not plan.epochs or len(plan.phases) > MOST_PHASES:
+            raise NotKept("it is not known what has trained")
+        return self.of(plan, min(plan.phases, key=plan.frozen_prefix))
+
+    def size(self, cut: Cut) -> int:
+        """Return how many bytes are kept of all examples at a cut."""
+        return sum(cut.bytes(Size(len(each), each.longest)) * (each.different or 1) for each in self._splits())
+
+    def told(self, plan: Plan) -> Iterator[str]:
+        """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""
+        for phase in plan.phases[:MOST_PHASES]:
+            if not (depth := plan.frozen_prefix(phase)):
+                continue
+            names = [stage.depth.name for stage in plan.stages[:depth]]
+            stages = names[0] if depth == 1 else f"{names[0]} to {names[-1]}"
+            runs = "runs" if depth == 1 else "run"
+            try:
+                kept = self.size(self.of(plan, phase)) / 1e6
+                yield f"{phase.span}: {stages} {runs} once for each example; what that gives is kept: {kept:,.1f} MB"
+            except NotKept as reason:
+                yield f"{phase.span}: {stages} {runs} in every epoch: {reason}"
+
+    def refusals(self, plan: Plan) -> Iterator[str]:
+        """Yield why a phase that begins with frozen stages cannot keep what these give."""
+        for phase in plan.phases[:MOST_PHASES]:
+            try:
+                if plan.frozen_prefix(phase):
+                    self.of(plan, phase)
+            except NotKept as reason:
+                yield f"{phase.span}: {reason}"
+
+    def _refuse_by_data(self) -> None:
+        train = self.data.drawn("train")
+        if self.obstacle:
+            raise NotKept(self.obstacle)
+        if train.mixes:
+            raise NotKept("data.mix shows each example mixed with another one in every epoch")
+        if train.different is None:
+            raise NotKept("examples are changed anew in every epoch; data.views=V would show V ways of each, in turn")
+
+    def _cut(self, plan: Plan, phase: Phase, depth: int) -> Cut:
+        trains = frozenset(name for name, training in phase.modes.items() if training)
+        if (depth, trains) not in self._found:
+            self._found[depth, trains] = self._search(plan, phase, depth)
+        found = self._found[depth, trains]
+        if isinstance(found, NotExact):
+            raise NotKept(str(found))
+        return found
+
+    def _search(self, plan: Plan, phase: Phase, depth: int) -> Cut | NotExact:
+        train = self.data.drawn("train")
+        batch = train.__getitems__(range(min(EXAMPLES, len(train))))
+        device = next(self.network.parameters()).device
+        placed = Batch(*(moved(part, device) for part in batch))
+        try:
+            return find_cut(self.network, plan.stages, depth, phase.modes, batch=placed, judge=self.judge)
+        except NotExact as reason:
+            return reason
+
+    def _splits(self) -> Sequence[Split]:
+        return [self.data.drawn(split) for split in SPLITS]
+
+
+def _lasting(plan: Plan, phase: Phase) -> int:
+    """Return how many steps a phase lasts, also one that the engine has entered without knowing its end.
+
+    Raises:
+        NotKept: What trains is decided from step to step.
+    """
+    if phase.start < plan.horizon:
+        return next(each.stop - phase.start for each in plan.phases if each.start <= phase.start < each.stop)
+    if plan.strategy.clock == "step":
+        raise NotKept("what trains is decided from step to step")
+    return phase.stop - phase.start

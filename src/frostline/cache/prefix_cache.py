@@ -1,0 +1,271 @@
+"""Gives the network what its frozen stages made of each example, computed once, while Lightning trains and measures."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from frostline.batch import Batch, moved
+from frostline.cache.content import name_of
+from frostline.cache.cut import Cut, NotExact, size_of
+from frostline.cache.cuts import Cuts, NotKept
+from frostline.cache.prefix import Size
+from frostline.cache.shelf import Shelf
+from frostline.data.order import randomness_kept
+from frostline.data.whole import NotWritten
+from frostline.errors import RequestError
+from frostline.plan import Phase, Plan
+
+_SHARE_OF_GPU = 0.25
+"""How much of a GPU's free memory what is kept may take there; what is larger is read from the disk."""
+
+
+class Engine(Protocol):
+    """What is asked of the engine: the plan, and what trains now."""
+
+    plan: Plan
+    phase: Phase | None
+
+
+class Bill(Protocol):
+    """What keeps the cost."""
+
+    def spend(self, flops: float) -> None:
+        """Add FLOPs to the cost of training."""
+
+
+class PrefixCache(Callback):
+    """Compute what the frozen stages of each phase give once for each example, and give it from then on.
+
+    What is kept lies on a shelf that all runs of this user share, and is found by its content.
+
+    Args:
+        cuts: Where the network can be cut.
+        engine: Knows the phase; called before this callback.
+        bill: Where the cost goes.
+
+    Attributes:
+        computed: Examples whose frozen stages were computed to be kept.
+        given: Examples whose frozen stages were given, each time counted.
+        reasons: Why the frozen stages of a phase run in every epoch, by its span.
+    """
+
+    def __init__(self, cuts: Cuts, engine: Engine, bill: Bill) -> None:
+        self._cuts = cuts
+        self._engine = engine
+        self._bill = bill
+        self._shelf = Shelf(cuts.folder, limit=cuts.limit)
+        self._phase: Phase | None = None
+        self._cut: Cut | None = None
+        self._kept: dict[tuple[str, int], Sequence[Tensor]] = {}
+        self._giving = ExitStack()
+        self.computed = 0
+        self.given = 0
+        self.reasons: dict[str, str] = {}
+
+    def metrics(self) -> dict[str, float]:
+        """Return how many examples' frozen stages were computed to be kept, and how many times they were given."""
+        return {"cost/prefix_computed": float(self.computed), "cost/prefix_given": float(self.given)}
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Cut the network as this phase allows, and have ready what this epoch is given."""
+        self._enter(trainer.current_epoch)
+        ends = trainer.current_epoch * self._engine.plan.per_epoch + self._engine.plan.per_epoch
+        stays = self._cut is not None and self._engine.plan.known(ends - 1) and self._stays_until(ends)
+        _look_away(trainer.train_dataloader, blind=stays and self._blind)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Give what was kept of a batch's examples."""
+        self._enter(trainer.current_epoch)
+        self._give("train", batch, view=self._view(trainer.current_epoch))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the network compute all of itself again."""
+        self._giving.close()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the next epoch see its inputs unless it says otherwise."""
+        _look_away(trainer.train_dataloader, blind=False)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have ready what is given in validation: as in this phase, or after training as at its end."""
+        if trainer.sanity_checking:
+            return
+        if self._engine.phase is None:
+            self._enter_the_end()
+        self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: Any
+    ) -> None:
+        """Give what was kept of a batch's examples."""
+        self._give("val", batch)
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Let the network compute all of itself again."""
+        self._giving.close()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the next validation see its inputs unless it says otherwise."""
+        _look_away(trainer.val_dataloaders, blind=False)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have ready what is given in the test."""
+        self._enter_the_end()
+        self._evaluate("test", trainer.test_dataloaders, trainer.limit_test_batches)
+
+    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: Any) -> None:
+        """Give what was kept of a batch's examples."""
+        self._give("test", batch)
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Let the network compute all of itself again."""
+        self._giving.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the network as it was."""
+        self._giving.close()
+
+    def _enter(self, epoch: int) -> None:
+        """Take the cut of a phase that is new, and compute what it gives of the training examples of this epoch."""
+        phase = self._engine.phase
+        assert phase is not None
+        if phase is not self._phase:
+            self._take(phase)
+        if self._cut is not None:
+            self._have("train", self._view(epoch))
+
+    def _enter_the_end(self) -> None:
+        if self._phase is None and self._cut is not None:
+            return
+        self._phase = None
+        self._forget()
+        try:
+            self._cut = self._cuts.of_the_end(self._engine.plan)
+        except NotKept:
+            self._cut = None
+
+    def _take(self, phase: Phase) -> None:
+        self._phase = phase
+        self._forget()
+        try:
+            self._cut = self._cuts.of(self._engine.plan, phase)
+        except NotKept as reason:
+            self._without(str(reason))
+
+    def _forget(self) -> None:
+        self._cut = None
+        self._kept.clear()
+
+    def _without(self, reason: str) -> None:
+        """Go on without a cut in this phase."""
+        self._forget()
+        if self._phase is not None and self._engine.plan.frozen_prefix(self._phase):
+            self.reasons[self._phase.span] = reason
+            if self._cuts.policy == "require":
+                raise RequestError(f"cache=require: {self._phase.span}: {reason}; choose cache=auto")
+
+    def _evaluate(self, split: str, loader: Any, limit: float) -> None:
+        if self._cut is not None and limit == 1.0:
+            self._have(split, 0)
+            _look_away(loader, blind=self._blind)
+
+    def _have(self, split: str, view: int) -> None:
+        """Fetch, or compute, what the cut gives of a split, unless that is at hand."""
+        cut = self._cut
+        if (split, view) in self._kept or cut is None:
+            return
+        drawn = self._cuts.data.drawn(split)
+        network, stages = self._cuts.network, self._engine.plan.stages
+        name = name_of(cut, network, stages, self._cuts.data, split, view=view)
+        shapes = cut.shapes(Size(len(drawn), drawn.longest))
+        try:
+            kept = self._shelf.entry(name, shapes, lambda tensors: self._fill(cut, split, view, tensors))
+            self._kept[split, view] = self._held(kept)
+        except (NotExact, NotWritten) as reason:
+            self._without(str(reason))
+
+    def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
+        drawn, network = self._cuts.data.drawn(split), self._cuts.network
+        with randomness_kept(), _evaluating(network):
+            for batch in self._cuts.data.in_order(drawn, view=view):
+                inputs = moved(batch.inputs, self._device)
+                rows = slice(int(batch.places[0]), int(batch.places[-1]) + 1)
+                for tensor, (*_, leaf), taken in zip(tensors, cut.kept, cut.taken(network, inputs), strict=True):
+                    size = size_of(inputs)
+                    if tuple(taken.shape) != tuple(side.of(size) for side in leaf.sides):
+                        raise NotExact("what the frozen part gives is not of one size for all examples")
+                    _beginning(tensor[rows], leaf, size)[:] = taken
+        self.computed += len(drawn)
+        if split == "train":
+            self._bill.spend(cut.flops * len(drawn))
+
+    def _give(self, split: str, batch: Batch, *, view: int = 0) -> None:
+        kept, cut = self._kept.get((split, view)), self._cut
+        if kept is None or cut is None:
+            return
+        size = size_of(batch.inputs)
+        rows = [
+            _beginning(tensor[batch.places.to(tensor.device)], leaf, size).to(self._device)
+            for tensor, (*_, leaf) in zip(kept, cut.kept, strict=True)
+        ]
+        self._giving.enter_context(cut.giving(self._cuts.network, rows, size))
+        self.given += len(batch.places)
+
+    def _held(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return what is kept on the GPU, where it is that of the network and has room."""
+        if self._device.type != "cuda":
+            return kept
+        free, _ = torch.cuda.mem_get_info(self._device)
+        fits = sum(tensor.nbytes for tensor in kept) < _SHARE_OF_GPU * free
+        return [tensor.to(self._device) for tensor in kept] if fits else kept
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._cuts.network.parameters()).device
+
+    @property
+    def _blind(self) -> bool:
+        return self._cut is not None and self._cut.blind
+
+    def _view(self, epoch: int) -> int:
+        return epoch % (self._cuts.data.drawn("train").different or 1)
+
+    def _stays_until(self, step: int) -> bool:
+        """Tell whether what trains is the same up to an optimizer step."""
+        plan, phase = self._engine.plan, self._phase
+        return phase is not None and plan.frozen_prefix(phase) == min(
+            plan.frozen_prefix(each) for each in plan.phases if each.stop > phase.start and each.start < step
+        )
+
+
+def _beginning(rows: Tensor, leaf: Any, size: Size) -> Tensor:
+    """Return, of rows that are as long as the longest example of all, what a batch has."""
+    for place, side in enumerate(leaf.sides):
+        if side.tokens:
+            rows = rows.narrow(place, 0, side.of(size))
+    return rows
+
+
+def _look_away(loader: Any, *, blind: bool) -> None:
+    """Let a loader leave out the inputs of the batches to come, or not."""
+    if loader is not None and hasattr(loader.sampler, "blind"):
+        loader.sampler.blind = blind
+
+
+@contextmanager
+def _evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """Hold a network in evaluation mode, and put each module's mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
