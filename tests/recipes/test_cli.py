@@ -124,7 +124,14 @@ def test_a_run_leaves_in_mlflow_all_that_the_contract_names(workplace: Workplace
     assert run.data.metrics["cost/trainable_params"] == 64 * 2 + 2
     assert artifacts(workplace, run_id) == {
         *("config.yaml", "plan.txt", "plan.png", "environment.txt", "command.txt", "git.diff", "data.json"),
-        *("audit.json", "carried.txt", "predictions.csv", "weights.safetensors", "delta.safetensors"),
+        *(
+            "audit.json",
+            "computed_again.json",
+            "carried.txt",
+            "predictions.csv",
+            "weights.safetensors",
+            "delta.safetensors",
+        ),
         "checkpoints/last.ckpt",
         *("val_confusion.csv", "test_confusion.csv"),
     }

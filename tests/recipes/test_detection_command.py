@@ -224,3 +224,12 @@ def test_real_blood_cells_and_a_real_network(workplace: Workplace, shared) -> No
     assert said.code == 0, said.err
     assert re.fullmatch(LAST_LINE, said.out.splitlines()[-1])
     assert torch.get_num_threads() == 1
+
+
+def test_frozen_stages_of_a_detector_run_once_where_images_are_of_one_size(workplace: Workplace, tiny) -> None:
+    asked = [*tiny, "freeze=head", "trainer.max_epochs=3"]
+    runs = [workplace.frostline("finetune", *asked, f"cache={how}").run_id for how in ("off", "auto")]
+    computing, keeping = ({**workplace.store.run(run_id).data.metrics} for run_id in runs)
+    for name in (name for name in computing if not name.startswith("cost/")):
+        assert keeping[name] == pytest.approx(computing[name], rel=1e-5, abs=1e-6), name
+    assert keeping["cost/prefix_given"] > 0

@@ -78,7 +78,7 @@ class Cuts:
         Raises:
             NotKept: Nowhere.
         """
-        if not plan.epochs or len(plan.phases) > MOST_PHASES:
+        if not plan.epochs or plan.horizon < plan.end or len(plan.phases) > MOST_PHASES:
             raise NotKept("it is not known what has trained")
         return self.of(plan, min(plan.phases, key=plan.frozen_prefix))
 

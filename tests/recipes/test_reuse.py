@@ -1,0 +1,171 @@
+"""What frozen stages give, kept and given again, changes nothing of a run, whatever its task, model and strategy."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from language import LINES, saved
+from safetensors.torch import load_file
+from street import plant
+from workplace import FOREIGN, Workplace
+
+from frostline.init_from import WEIGHTS
+
+pytestmark = FOREIGN
+
+DIGITS = ("data=digits", "data.image_size=8", "data.shots=3", "data.val_shots=4", "data.batch_size=8")
+RESNET18 = ("model=torchvision", "model.name=resnet18", "model.weights=null", "data.image_size=32")
+STREETS = ("model=fcn", "objective=segmentation", "data=segmentation_folder", "data.root=street", "data.image_size=16")
+BERT = ("model.name=bert", "data.batch_size=4", "data.val_fraction=0.2")
+TEXTS = ("data=text", "data.train=train.tsv", "model=transformers", *BERT)
+WORDS = ("data=tokens", "data.train=train.conll", "objective=token_classification", "model=transformers_tokens", *BERT)
+VIEWS = ("data.augment=true", "data.views=2")
+
+
+def case(*overrides: str, slow: bool = False) -> object:
+    name = " ".join(overrides[-1:]) if overrides[0].startswith("data=digits") else " ".join(overrides[:1])
+    return pytest.param(overrides, marks=[pytest.mark.slow] if slow else [], id=f"{name} {overrides[-1]}")
+
+
+CASES = [
+    case(*DIGITS, "freeze=head"),
+    case(*DIGITS, "freeze=last_k"),
+    case(*DIGITS, "trainer.max_epochs=6", "freeze.every=2", "freeze=gradual"),
+    case(*DIGITS, *VIEWS, "trainer.max_epochs=5", "freeze=head"),
+    case(*TEXTS, "freeze=head"),
+    case(*DIGITS, "freeze=lp_ft", slow=True),
+    case(*DIGITS, "trainer.max_epochs=14", "freeze=chain_thaw", slow=True),
+    case(*DIGITS, "trainer.max_epochs=12", "freeze=freezeout", slow=True),
+    case(*DIGITS, *RESNET18, "freeze=head", slow=True),
+    case(*DIGITS, *RESNET18, "freeze=last_k", slow=True),
+    case(*STREETS, "freeze=head", slow=True),
+    case(*STREETS, "freeze=last_k", slow=True),
+    case(*TEXTS, "freeze=last_k", slow=True),
+    case(*WORDS, "freeze=last_k", slow=True),
+]
+
+
+@pytest.fixture
+def material(workplace: Workplace) -> None:
+    """Texts, words and streets in the working directory."""
+    rows = [(f"{line} {n}", n % 2) for n, line in enumerate(LINES)]
+    Path("train.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
+    words = "".join("".join(f"{w} {'BO'[len(w) > 4]}\n" for w in text.split()) + "\n" for text, _ in rows)
+    Path("train.conll").write_text(words)
+    plant(workplace.folder / "street", 20, size=(32, 16))
+    saved("bert", workplace.folder / "bert")
+
+
+def finished(workplace: Workplace, *overrides: str) -> str:
+    said = workplace.frostline("finetune", "trainer.max_epochs=4", "trainer.accelerator=cpu", *overrides)
+    assert said.code == 0, said.err
+    return said.run_id
+
+
+def measured(workplace: Workplace, run_id: str) -> dict[str, float]:
+    """What a run scores, cost aside."""
+    metrics = workplace.store.run(run_id).data.metrics
+    return {name: value for name, value in metrics.items() if not name.startswith("cost/")}
+
+
+def cost(workplace: Workplace, run_id: str, name: str) -> float:
+    return workplace.store.run(run_id).data.metrics[f"cost/{name}"]
+
+
+def predicted(workplace: Workplace, run_id: str) -> list[dict[str, str]]:
+    """What a run predicts, without probabilities."""
+    rows = csv.DictReader(io.StringIO(workplace.artifact(run_id, "predictions.csv")))
+    return [{name: value for name, value in row.items() if "." not in value} for row in rows]
+
+
+@pytest.mark.usefixtures("material")
+@pytest.mark.parametrize("asked", CASES)
+def test_a_run_that_is_given_what_was_kept_is_the_run_that_computes_it(asked, workplace: Workplace) -> None:
+    computing, keeping, given = (finished(workplace, *asked, f"cache={how}") for how in ("off", "require", "require"))
+    assert measured(workplace, keeping) == pytest.approx(measured(workplace, computing), rel=1e-5, abs=1e-7)
+    assert predicted(workplace, keeping) == predicted(workplace, computing)
+    assert cost(workplace, keeping, "prefix_computed") > 0
+    assert cost(workplace, keeping, "prefix_given") > 0
+    assert cost(workplace, given, "prefix_computed") == 0
+    assert cost(workplace, given, "prefix_given") == cost(workplace, keeping, "prefix_given")
+    files = [Path(workplace.store.fetch(run_id, WEIGHTS)) for run_id in (keeping, given)]
+    torch.testing.assert_close(*(load_file(file) for file in files), rtol=0, atol=0)
+
+
+def test_other_weights_examples_or_views_are_not_taken_for_the_same(workplace: Workplace) -> None:
+    asked = (*DIGITS, "freeze=head", "cache=require")
+    first = finished(workplace, *asked)
+    everything = cost(workplace, first, "prefix_computed")
+    assert cost(workplace, finished(workplace, *asked, "optimizer.lr=0.5"), "prefix_computed") == 0
+    assert cost(workplace, finished(workplace, *asked, "model.depth=32"), "prefix_computed") == everything
+    more = cost(workplace, finished(workplace, *asked, "data.shots=4"), "prefix_computed")
+    assert more == 40  # val and test are the same
+    views = finished(workplace, *asked, *VIEWS)
+    assert cost(workplace, views, "prefix_computed") == everything + 30
+
+
+def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:
+    forward = 2 * (
+        3 * 16 * 9 * 64 + 6 * 16 * 16 * 9 * 64 + (16 * 32 + 5 * 32 * 32) * 9 * 16 + (32 * 64 + 5 * 64 * 64) * 9 * 4
+    )
+    head = 2 * 2 * 64 * 10
+    bills = [
+        cost(workplace, finished(workplace, *DIGITS, "freeze=head", f"cache={how}"), "train_flops")
+        for how in ("off", "auto", "auto")
+    ]
+    assert bills == [30 * 4 * (forward + head), 30 * (forward + 4 * head), 30 * 4 * head]
+
+
+def test_nothing_is_kept_where_it_would_not_be_exact(workplace: Workplace) -> None:
+    said = workplace.frostline("plan", *DIGITS, "freeze=head", "data.augment=true")
+    assert said.out.splitlines()[-2] == (
+        "epochs 0-9: stem to body3 run in every epoch: examples are changed anew in every epoch; data.views=V would "
+        "show V ways of each, in turn"
+    )
+    said = workplace.frostline("finetune", *DIGITS, "freeze=head", "data.augment=true", "cache=require")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2,
+        "cache=require: epochs 0-9: examples are changed anew in every epoch; data.views=V would show V ways of each, "
+        "in turn; mend that, or choose cache=auto",
+    )
+    said = workplace.frostline("finetune", *DIGITS, "freeze=full", "cache=require")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2,
+        "cache=require: the first stage trains from the start; choose cache=auto, or another freeze",
+    )
+    run_id = finished(workplace, *DIGITS, "freeze=head", "data.augment=true")
+    assert "examples are changed anew" in workplace.artifact(run_id, "computed_again.json")
+    assert cost(workplace, run_id, "prefix_given") == 0
+
+
+def test_a_folder_that_cannot_be_written_to_costs_time_alone(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace.folder / "mlflow.db"))
+    run_id = finished(workplace, *DIGITS, "freeze=head")
+    assert "cannot be written to" in workplace.artifact(run_id, "computed_again.json")
+
+
+def test_images_that_nobody_looks_at_are_not_loaded(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from frostline.data.image_split import ImageSplit
+
+    shown: list[int] = []
+    show = ImageSplit.show
+    monkeypatch.setattr(ImageSplit, "show", lambda self, row: shown.append(row) or show(self, row))
+    finished(workplace, *DIGITS, "freeze=head", "cache=off", "trainer.max_epochs=8")
+    computing, _ = len(shown), shown.clear()
+    finished(workplace, *DIGITS, "freeze=head", "trainer.max_epochs=8")
+    keeping, _ = len(shown), shown.clear()
+    finished(workplace, *DIGITS, "freeze=head", "trainer.max_epochs=8")
+    given = len(shown)
+    assert given < keeping < computing
+    assert given < computing / 3
+
+
+def test_a_phase_that_sees_its_inputs_again_is_shown_them(workplace: Workplace) -> None:
+    """Gradual thaws everything at last; what was left out before must be loaded then."""
+    asked = (*DIGITS, "freeze=gradual", "trainer.max_epochs=10", "freeze.every=2", "data.num_workers=1")
+    keeping, computing = (finished(workplace, *asked, f"cache={how}") for how in ("require", "off"))
+    assert measured(workplace, keeping) == pytest.approx(measured(workplace, computing), rel=1e-4)
