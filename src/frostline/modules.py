@@ -16,9 +16,15 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from frostline.batch import Batch
+from frostline.checkpoint import weights_hash
+from frostline.errors import RequestError
 from frostline.objectives.objective import Objective
 from frostline.optim.partition import Group, optimizer_over
 from frostline.regularizers.regularizer import Regularizer
+
+LEFT_OUT = "left_out"
+"""The key of a checkpoint under which stands what it does not hold of the network, by name, and a hash of that."""
+_NETWORK = "network."
 
 Schedule = Callable[..., LRScheduler | ReduceLROnPlateau]
 
@@ -44,6 +50,9 @@ class Training(pl.LightningModule):
         optimizer: From parameter groups to an optimizer.
         scheduler: From an optimizer (and `total_steps`, where it takes that) to a learning-rate schedule.
         classes: Names of the data's classes.
+
+    Attributes:
+        unmoving: Names of the network's tensors that the whole run leaves as they are; no checkpoint need hold them.
     """
 
     objective: Objective
@@ -72,6 +81,7 @@ class Training(pl.LightningModule):
         self.classes = list(classes)
         self.predictions: list[dict[str, Any]] = []
         self.tables: dict[str, Tensor] = {}
+        self.unmoving: frozenset[str] = frozenset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
@@ -134,6 +144,33 @@ class Training(pl.LightningModule):
         self.tables |= {name: value.cpu() for name, value in values.items() if value.ndim == 2}
         metrics.reset()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what the run does not change, which the run has without it; a hash says what that was."""
+        unmoved = {name: tensor for name, tensor in self.network.state_dict().items() if name in self.unmoving}
+        checkpoint[LEFT_OUT] = {"names": sorted(unmoved), "hash": weights_hash(unmoved)}
+        for name in unmoved:
+            del checkpoint["state_dict"][f"{_NETWORK}{name}"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what was left out."""
+        self.complete(checkpoint)
+
+    def complete(self, checkpoint: dict[str, Any]) -> None:
+        """Put into a checkpoint what it leaves out, as the network has it.
+
+        Raises:
+            RequestError: The network now holds something else in its place.
+        """
+        left_out = checkpoint.pop(LEFT_OUT, {"names": [], "hash": weights_hash({})})
+        own = self.network.state_dict()
+        held = {name: own[name] for name in left_out["names"]}
+        if weights_hash(held) != left_out["hash"]:
+            raise RequestError(
+                "init_from: gives frozen tensors other values than when the run began; restore what it names, or begin "
+                "a new run"
+            )
+        checkpoint["state_dict"] |= {f"{_NETWORK}{name}": tensor for name, tensor in held.items()}
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over the static partition, and the schedule over the run's optimizer steps."""
         optimizer = optimizer_over(self._groups, self._optimizer)
@@ -145,6 +182,12 @@ class Training(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"},
         }
+
+
+def names_in(checkpoint: Mapping[str, Any]) -> set[str]:
+    """Return the names of a module's tensors that a checkpoint stands for, those that it leaves out among them."""
+    left_out = checkpoint.get(LEFT_OUT, {"names": []})
+    return {*checkpoint["state_dict"], *(f"{_NETWORK}{name}" for name in left_out["names"])}
 
 
 def headline(metrics: Mapping[str, float]) -> tuple[str, float]:

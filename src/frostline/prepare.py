@@ -126,6 +126,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     module = _module(cfg, verb, network, objective, plan, data)
     refuse_unknown_metric(plan, module)
     _refuse_wrong_savings(cfg, plan)
+    module.unmoving = _unmoving(cfg, plan)
     cuts = _cuts(cfg, verb, network, data, objective)
     _refuse_what_is_not_kept(cuts, plan)
     _recompute_and_compile(cfg, network, plan)
@@ -272,6 +273,12 @@ def _recompute_and_compile(cfg: DictConfig, network: nn.Module, plan: Plan) -> N
         recompute(plan.stages)
     if cfg.compile is not None:
         network.compile(backend=cfg.compile)
+
+
+def _unmoving(cfg: DictConfig, plan: Plan) -> frozenset[str]:
+    """Return what no checkpoint need hold; all is held where other weights stand in, or other processes take part."""
+    several = processes_of(plain(cfg.trainer)) > 1
+    return frozenset() if cfg.averaging or several or not plan.epochs else frozenset(plan.never_moves())
 
 
 def _cuts(cfg: DictConfig, verb: Verb, network: nn.Module, data: SplittedData, objective: Objective) -> Cuts | None:

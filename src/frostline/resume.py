@@ -12,6 +12,7 @@ from frostline.config.recorded import recorded_config
 from frostline.config.vocabulary import groups
 from frostline.errors import RequestError
 from frostline.interruption import LAST, Continued, read_checkpoint
+from frostline.modules import names_in
 from frostline.prepare import Prepared, Verb, prepare
 from frostline.record import Run, Store
 from frostline.run import Outcome, checkpoints, execute
@@ -53,7 +54,7 @@ def _refuse_what_does_not_fit(
     way_out = f"begin a new run with init_from={run_id} once that one has finished, or leave it as it was"
     if "data" in anew:
         raise RequestError(f"data: a fork goes on at a place in the data that the run was begun with; {way_out}")
-    if checkpoint["state_dict"].keys() != prepared.module.state_dict().keys():
+    if names_in(checkpoint) != prepared.module.state_dict().keys():
         raise RequestError(
             f"{min(anew, default='model')}: gives the network other tensors than the checkpoint holds; {way_out}"
         )

@@ -123,6 +123,7 @@ def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:
     if not best.best_model_path:
         return {}
     checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.complete(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     assert best.best_model_score is not None
     return {"best/epoch": float(checkpoint["epoch"]), "best/val_loss": float(best.best_model_score)}

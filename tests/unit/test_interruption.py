@@ -157,7 +157,8 @@ def train(
     made = network() if network is not None else None
     rig = Rig(strategy, epochs=EPOCHS, optimizer=optimizer, per_epoch=STEPS, scheduler=scheduler, network=made)
     interruption, data, logger = StopAt(folder, stop), Data(), Lines(folder / "metrics")
-    start = Continued(run_id="", folder=folder).checkpoint_in(folder)
+    rig.module.unmoving = frozenset() if averaging else frozenset(rig.plan.never_moves())
+    start = Continued(run_id="", folder=folder).checkpoint_in(folder, complete=rig.module.complete)
     if start is not None:
         data.begin = position(start)
     options = {"enable_checkpointing": True, "logger": logger, "num_sanity_val_steps": 1} | options

@@ -1,8 +1,14 @@
 """What the LightningModules log."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
+from rigs import Rig
 
+from frostline.errors import RequestError
+from frostline.freeze.head import Head
 from frostline.modules import WeightedMean
 
 
@@ -13,3 +19,33 @@ def test_batches_count_in_the_loss_by_their_weight_and_nan_is_seen() -> None:
     assert mean.compute().item() == pytest.approx((64 + 3 * 1024) / 1088)
     mean.update(torch.tensor(torch.nan), weight=1)
     assert torch.isnan(mean.compute())
+
+
+def stopped(folder: Path) -> tuple[Rig, dict]:
+    """A run of the head alone, and its checkpoint."""
+    rig = Rig(Head(), epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))
+    rig.module.unmoving = frozenset(rig.plan.never_moves())
+    rig.fit().save_checkpoint(folder / "last.ckpt")
+    return rig, torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def test_a_checkpoint_holds_what_moves_and_is_completed_by_what_does_not(tmp_path) -> None:
+    rig, checkpoint = stopped(tmp_path)
+    held = {name for name in checkpoint["state_dict"] if name.startswith("network.")}
+    assert held == {"network.fc.weight", "network.fc.bias"}
+    rig.module.complete(checkpoint)
+    whole = rig.module.state_dict()
+    assert checkpoint["state_dict"].keys() == whole.keys()
+    assert all(torch.equal(checkpoint["state_dict"][name], whole[name]) for name in whole)
+
+
+def test_a_checkpoint_is_not_completed_by_other_weights(tmp_path) -> None:
+    rig, checkpoint = stopped(tmp_path)
+    with torch.no_grad():
+        rig.network.conv.weight.add_(1)
+    with pytest.raises(RequestError) as caught:
+        rig.module.complete(checkpoint)
+    assert str(caught.value) == (
+        "init_from: gives frozen tensors other values than when the run began; restore what it names, or begin a new "
+        "run"
+    )
