@@ -175,7 +175,9 @@ class Freezing(Callback):
             return
         for name, module in self._network.named_modules(remove_duplicate=True):
             # A container that spans stages is in train mode: Inception asks its root whether to run auxiliary heads.
-            module.training = self.phase.modes.get(name, True)
+            wanted = self.phase.modes.get(name, True)
+            if module.training != wanted:  # to set an attribute of a module takes longer than to read it
+                module.training = wanted
 
     def _scale_rates(self, optimizer: Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:

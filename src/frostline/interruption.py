@@ -201,7 +201,7 @@ class Interruption(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add our part to a checkpoint, and write out what was logged before it."""
+        """Add our part to a checkpoint, what was logged before it and is not yet written among it."""
         ended = self._batch == 0
         checkpoint[OURS] = {
             "position": {"epoch": self._epoch, "batch": self._batch},
@@ -212,6 +212,7 @@ class Interruption(Callback):
         }
         if trainer.logger is not None:
             trainer.logger.save()
+        checkpoint[OURS]["waiting"] = _waiting(trainer.logger)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on where the checkpoint left off, and take SIGTERM back from Lightning, to which it is a good end."""
@@ -228,8 +229,10 @@ class Interruption(Callback):
         """Log what was not yet logged and put random generators and metrics where the checkpoint left them."""
         if self._resumed is None:
             return
-        if trainer.logger is not None and self._resumed["metrics"]:
-            trainer.logger.log_metrics(self._resumed["metrics"], step=self._resumed["metrics_step"])
+        known = [(self._resumed["metrics"], self._resumed["metrics_step"])] if self._resumed["metrics"] else []
+        if trainer.logger is not None:
+            for metrics, step in [*self._resumed["waiting"], *known]:
+                trainer.logger.log_metrics(metrics, step=step)
         self._waiting, self._within = self._resumed["metrics"], not self._resumed["metrics"]
         for states in self._resumed["random"][trainer.global_rank :][:1]:  # a fork may have more processes
             _restore_random(states)
@@ -243,6 +246,11 @@ class Interruption(Callback):
         """Take our part from the checkpoint that training goes on from."""
         self._resumed = checkpoint[OURS]
         self._epoch, self._batch = self._resumed["position"]["epoch"], self._resumed["position"]["batch"]
+
+
+def _waiting(logger: object) -> list[tuple[dict[str, float], int]]:
+    """Return what a logger has not yet written, with the step of each; most write at once."""
+    return list(getattr(logger, "waiting", ()))
 
 
 def _logged_at_the_end_of(trainer: pl.Trainer) -> dict[str, float]:

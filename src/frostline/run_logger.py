@@ -1,24 +1,33 @@
 """Lightning's metrics, written to the run's record."""
 
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 
 from frostline.record import RunRecord
 
+_PAUSE = 2.0
+"""Seconds between two writes: each waits for the disk, and short epochs would wait longer than they compute."""
+
 
 class RunLogger(Logger):
-    """Hand what Lightning logs to a record, an epoch at a time.
+    """Hand what Lightning logs to a record, some seconds' worth at a time.
 
     Args:
         record: The open record of this run.
+
+    Attributes:
+        waiting: What is not yet written, with the step of each; checkpoints hold it meanwhile.
     """
 
     def __init__(self, record: RunRecord) -> None:
         super().__init__()
+        self.waiting: list[tuple[dict[str, float], int]] = []
         self._record = record
         self._last_step = -1
+        self._written = monotonic()
 
     @property
     def name(self) -> str:
@@ -35,11 +44,23 @@ class RunLogger(Logger):
         now = step or 0
         known = {"epoch"} if now == self._last_step else set()
         self._last_step = now
-        self._record.metrics({name: value for name, value in metrics.items() if name not in known}, step=now)
+        kept = {name: float(value) for name, value in metrics.items() if name not in known}
+        self.waiting.append((kept, now))
+        self._record.metrics(kept, step=now)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the record holds the effective config already."""
 
     def save(self) -> None:
+        """Write what was gathered, if the last time is some seconds ago."""
+        if monotonic() - self._written >= _PAUSE:
+            self._write()
+
+    def finalize(self, status: str) -> None:
         """Write what was gathered."""
+        self._write()
+
+    def _write(self) -> None:
         self._record.flush()
+        self.waiting.clear()
+        self._written = monotonic()
