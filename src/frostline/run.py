@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback
 
+from frostline.calibration import counted
 from frostline.config.effective import plain
 from frostline.cost import Meter
 from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
@@ -20,10 +21,14 @@ from frostline.prepare import Prepared, learning_rate
 from frostline.processes import join, processes_of, rank, told_by_the_first, world
 from frostline.record import RunRecord, Store
 from frostline.run_logger import RunLogger
+from frostline.stopwatch import Stopwatch
 from frostline.training import quiet, train_and_test
 
 KEPT = "checkpoints"
 """Where a record keeps checkpoints."""
+
+COUNTED = 0.15
+"""Seconds for which a run counts beforehand what its phases take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,8 @@ def _record(
         if not again:
             record_request(prepared, record)
         freezing = Freezing(prepared.network, prepared.plan)
-        meter = Meter(freezing)
+        meter, watch = Meter(freezing), Stopwatch(freezing)
+        forecast = counted(prepared, seconds=COUNTED)
         folder = _folder(record.run_id)
         ended = False
         try:
@@ -112,13 +118,14 @@ def _record(
                 folder=folder,
                 freezing=freezing,
                 meter=meter,
-                callbacks=callbacks,
+                callbacks=[watch, *callbacks],
                 logger=RunLogger(record),
                 start=start,
             )
             ended = True
         finally:
-            results = meter.metrics() | freezing.metrics()
+            foreseen = forecast.at(watch.pace(), resident=watch.resident).metrics()
+            results = meter.metrics() | foreseen | freezing.metrics()
             record.metrics(results, step=prepared.module.global_step)
             record_course(freezing, record, lr=learning_rate(prepared.cfg))
             _keep_checkpoints(record, folder, ended=ended)

@@ -103,10 +103,13 @@ def _train(cfg: Any, verb: Any) -> float:
 
 
 def _show_plan(cfg: Any) -> None:
+    from frostline.calibration import calibrated
+    from frostline.forecast import as_text
     from frostline.prepare import open_store, plan_text, prepare
 
     prepared = prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)
     print(plan_text(prepared))
+    print(as_text(calibrated(prepared)))
     _print_remarks(prepared)
 
 
