@@ -1,6 +1,7 @@
 """What a run will take, counted on a twin of what it trains and timed on a rehearsal of its first steps."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,69 +30,87 @@ from frostline.training import best_of, quiet
 EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
 
+LEAST, SHARE, FASTEST = 0.15, 0.01, 1e12
+"""Seconds that a run may always spend on counting, the share of its own, and FLOPs per second that are never reached."""
+
 MOST_KINDS = 64
-"""Kinds of phases that are counted; what a strategy draws after these is taken for the dearest of them."""
+"""Kinds of phases that are counted; what a strategy draws besides is taken for the most similar of them."""
 
 EVALUATED = 4
 """Batches of validation that a rehearsal looks at."""
 
 
-def counted(prepared: Prepared, *, seconds: float | None = None) -> Forecast:
+def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
     """Return what a run takes in FLOPs and memory; nothing of it is touched, and nothing is drawn.
 
     Args:
         prepared: What `prepare` returned.
-        seconds: How long to count before further kinds of phases are taken for the dearest; None for no limit.
+        thrifty: Whether to count no longer than is little beside the run itself; the FLOPs of kinds of phases that are
+            then left over are those of the kind that trains the most similar number of parameters.
     """
-    data, cfg, plan = prepared.data, prepared.cfg, prepared.plan
+    data, trainer, plan = prepared.data, prepared.cfg.trainer, prepared.plan
     loader, batch_size = data.train_dataloader(), len(prepared.first.places)
-    seen = batches_seen(cfg.trainer, "train", batches=len(loader))
+    seen = batches_seen(trainer, "train", batches=len(loader))
     examples = min(seen * batch_size, len(loader.sampler), len(loader) * batch_size)  # type: ignore[arg-type]
-    epochs = 1 if plan.strategy.reestimates is not None else plan.epochs
-    spells = [
-        replace(spell, batches=round(share * seen), examples=round(share * examples))
-        for spell in _spells(prepared, seconds)
-        for share in [min(epochs, 1) * (spell.phase.stop - spell.phase.start) / plan.per_epoch]
-    ]
+    if plan.strategy.reestimates is not None:
+        examples = len(data.drawn("train"))
     val, test = (
-        batches_seen(cfg.trainer, split, batches=len(evaluated))
+        batches_seen(trainer, split, batches=len(evaluated))
         for split, evaluated in (("val", data.val_dataloader()), ("test", data.test_dataloader()))
     )
     return Forecast(
-        spells=spells,
+        spells=_spells(prepared, batches=seen, examples=examples, thrifty=thrifty),
         batch_size=batch_size,
         epochs=plan.epochs,
         evaluations=val,
         tests=val + test,
-        processes=processes_of(cfg.trainer),
+        processes=processes_of(trainer),
     )
 
 
-def _spells(prepared: Prepared, seconds: float | None) -> list[Spell]:
-    """Describe each phase; how many batches it has is not yet known."""
+def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -> list[Spell]:
+    """Describe each phase, of epochs of so many batches and examples."""
+    plan, phases = prepared.plan, outlook(prepared.plan)
+    epochs = 1 if plan.strategy.reestimates is not None else plan.epochs
+    counts = _counts(prepared, phases, batches=epochs * batches if thrifty else None)
+    weights = _weights(prepared.module, plan)
+    shares = [min(1, epochs) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
+    return [
+        Spell(
+            phase=phase,
+            batches=round(share * batches),
+            examples=round(share * examples),
+            trainable=plan.trainable(phase),
+            count=counts[kind_of(phase)],
+            memory=weights.memory(phase, counts[kind_of(phase)]),
+            settled=phase.start < plan.horizon,
+        )
+        for phase, share in zip(phases, shares, strict=True)
+    ]
+
+
+def _counts(prepared: Prepared, phases: Sequence[Phase], *, batches: int | None) -> dict[Hashable, Count]:
+    """Count a step of each kind of phase, of the extremes first; no longer than is little beside so many batches."""
     plan, begun = prepared.plan, perf_counter()
     counting = Counting(module=prepared.module, plan=plan, batch=prepared.first)
-    weigh = _scales(prepared.module, plan)
-    counts: dict[object, Count] = {}
-    spells = []
-    for phase in outlook(plan):
-        kind, late = kind_of(phase), seconds is not None and perf_counter() - begun > seconds
-        if kind not in counts and counts and (late or len(counts) >= MOST_KINDS):
-            counts[kind] = max(counts.values(), key=lambda count: count.flops)
-        if kind not in counts:
-            counts[kind] = _forward_only(plan, counting.of(phase, examples=len(prepared.first.places)))
-        spells.append(
-            Spell(
-                phase=phase,
-                batches=0,
-                examples=0,
-                trainable=plan.trainable(phase),
-                count=counts[kind],
-                memory=weigh.memory(phase, counts[kind]),
-                settled=phase.start < plan.horizon,
-            )
-        )
-    return spells
+    kinds = {kind_of(phase): plan.trainable(phase) for phase in phases}
+    of_kind = {kind_of(phase): phase for phase in phases}
+    ordered = sorted(kinds, key=kinds.__getitem__)
+    found: dict[Hashable, Count] = {}
+    for kind in dict.fromkeys([ordered[-1], ordered[0], *ordered]):
+        if found and (len(found) >= MOST_KINDS or perf_counter() - begun > _little(found.values(), batches)):
+            nearest = min(found, key=lambda other: abs(kinds[other] - kinds[kind]))
+            found[kind] = found[nearest]
+        else:
+            found[kind] = _forward_only(plan, counting.of(of_kind[kind], examples=len(prepared.first.places)))
+    return found
+
+
+def _little(found: Iterable[Count], batches: int | None) -> float:
+    """Return the seconds that are little beside a run of so many batches; without a number, any."""
+    if batches is None:
+        return math.inf
+    return max(LEAST, SHARE * batches * max(count.flops for count in found) / FASTEST)
 
 
 def outlook(plan: Plan) -> list[Phase]:
@@ -111,7 +130,7 @@ def _forward_only(plan: Plan, count: Count) -> Count:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scales:
+class _Weights:
     """Bytes of each parameter, of what the optimizer remembers of it, and of all that is there anyway."""
 
     plan: Plan
@@ -136,10 +155,10 @@ class _Scales:
         )
 
 
-def _scales(module: Training, plan: Plan) -> _Scales:
+def _weights(module: Training, plan: Plan) -> _Weights:
     tensors = [*module.parameters(), *module.buffers()]
     sizes = {name: _bytes(p) for group in plan.groups for name, p in group.parameters.items()}
-    return _Scales(plan=plan, sizes=sizes, state=_state(module, plan), whole=sum(map(_bytes, tensors)))
+    return _Weights(plan=plan, sizes=sizes, state=_state(module, plan), whole=sum(map(_bytes, tensors)))
 
 
 def _state(module: Training, plan: Plan) -> dict[str, int]:

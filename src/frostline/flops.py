@@ -6,7 +6,7 @@ told apart into gradients of inputs, which go on to the layers below, and gradie
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,7 +60,7 @@ class Count:
         return sum(map(sum, self.work.values()))
 
 
-def kind_of(phase: Phase) -> tuple[Any, ...]:
+def kind_of(phase: Phase) -> Hashable:
     """Return what two phases share whose steps cost the same: what trains, and which modules are in train mode."""
     return tuple(map(bool, phase.scales.values())), tuple(phase.modes.values())
 
@@ -162,7 +162,7 @@ class Tally(FlopCounterMode):
 
     def __init__(self, network: nn.Module, stages: Sequence[Stage]) -> None:
         super().__init__(display=False)
-        self.found: Counter[tuple[str, Pass]] = Counter()
+        self.found: Counter[tuple[str, str]] = Counter()
         self._inside = [ELSEWHERE]
         self._numbers, self._names = [0], [ELSEWHERE]
         self._weights = {tensor.untyped_storage()._cdata for tensor in network.parameters()}
@@ -186,7 +186,7 @@ class Tally(FlopCounterMode):
 
     def _mark(self) -> None:
         if not _in_backward():
-            self._numbers.append(torch.autograd._get_sequence_nr())
+            self._numbers.append(_next_node())
             self._names.append(self._inside[-1])
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
@@ -197,7 +197,7 @@ class Tally(FlopCounterMode):
         else:
             if counted:
                 self.found[self._inside[-1], "forward"] += self._flops(func_packet, out, args, kwargs)
-                made = torch.autograd._get_sequence_nr() - 1  # autograd makes an operation's node before it runs
+                made = _next_node() - 1  # autograd makes an operation's node before it runs
                 if made not in self._operands:
                     self._operands[made] = self._of_weights(args)
             elif all(found := self._of_weights([args, kwargs])) and found:
@@ -213,7 +213,7 @@ class Tally(FlopCounterMode):
         return [place in self._weights for place in _storages(content)]
 
     def _add_backward(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> None:
-        node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        node = torch._C._current_autograd_node()
         number = node._sequence_nr()
         stage = self._names[bisect_right(self._numbers, number) - 1]
         flops = self._flops(func_packet, out, args, kwargs)
@@ -235,16 +235,17 @@ class Tally(FlopCounterMode):
         return "weights" if both or not any(self._of_weights(args)) else "inputs"
 
 
+def _next_node() -> int:
+    """Return the number that autograd gives to the node that it makes next."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+
+
 def _in_backward() -> bool:
-    return bool(torch._C._current_graph_task_id() != -1)  # type: ignore[attr-defined]
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _proportional(fewer: Mapping[str, Work], more: Mapping[str, Work], size: int) -> bool:
-    return all(
-        a * size == b * FEWEST
-        for name in fewer
-        for a, b in zip(fewer[name], more[name], strict=True)
-    )
+    return all(a * size == b * FEWEST for name in fewer for a, b in zip(fewer[name], more[name], strict=True))
 
 
 def _times(count: Count, examples: int, counted: int) -> Count:

@@ -145,7 +145,8 @@ class Forecast:
         known = {s.count.flops: timed[k] for s in self.spells if (k := kind_of(s.phase)) in timed}
         if len(known) < 2:
             return sum(seconds * spell.count.flops / max(1, flops) for flops, seconds in known.items())
-        return float(np.interp(spell.count.flops, *zip(*sorted(known.items()), strict=True)))
+        flops = sorted(known)
+        return float(np.interp(spell.count.flops, flops, [known[each] for each in flops]))
 
     def at(self, pace: Pace | None, *, resident: int) -> "Forecast":
         """Return the same on a machine of this pace, for a process that holds so many bytes before it trains."""

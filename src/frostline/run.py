@@ -27,9 +27,6 @@ from frostline.training import quiet, train_and_test
 KEPT = "checkpoints"
 """Where a record keeps checkpoints."""
 
-COUNTED = 0.15
-"""Seconds for which a run counts beforehand what its phases take."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -107,7 +104,7 @@ def _record(
             record_request(prepared, record)
         freezing = Freezing(prepared.network, prepared.plan)
         meter, watch = Meter(freezing), Stopwatch(freezing)
-        forecast = counted(prepared, seconds=COUNTED)
+        forecast = counted(prepared, thrifty=True)
         folder = _folder(record.run_id)
         ended = False
         try:

@@ -107,7 +107,9 @@ class Stopwatch(Callback):
 
     def _end_epoch(self, now: float) -> None:
         """Keep what an epoch takes besides its steps and its batches of validation."""
-        self._epochs.append(max(0.0, now - self._end - sum(self._validations[-self._evaluated :] if self._evaluated else [])))
+        self._epochs.append(
+            max(0.0, now - self._end - sum(self._validations[-self._evaluated :] if self._evaluated else []))
+        )
         self._end, self._evaluated = 0.0, 0
 
     def _now(self) -> float:
