@@ -31,7 +31,8 @@ EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
 
 LEAST, SHARE, FASTEST = 0.15, 0.01, 1e12
-"""Seconds that a run may always spend on counting, the share of its own, and FLOPs per second that are never reached."""
+"""Of what a run may spend on counting: seconds that it always may, the share of its own, and FLOPs per second that it
+does not reach."""
 
 MOST_KINDS = 64
 """Kinds of phases that are counted; what a strategy draws besides is taken for the most similar of them."""
@@ -214,9 +215,10 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
         if watches and perf_counter() - begun + EACH > seconds:
             break
         watches.append(_rehearse(prepared, spell.phase))
-    copied = 0 if watches[0].on_gpu else forecast.spells[0].memory.parameters
-    resident = watches[0].resident - copied
-    return forecast.at(_joined([pace for watch in watches if (pace := watch.pace())]), resident=resident)
+    on_gpu, copied = watches[0].on_gpu, forecast.spells[0].memory.parameters
+    resident = watches[0].resident - (0 if on_gpu else copied)
+    pace = _joined([pace for watch in watches if (pace := watch.pace())])
+    return forecast.at(pace, resident=resident, on_gpu=on_gpu)
 
 
 def _in_turn(spells: Sequence[Spell]) -> list[Spell]:

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from math import comb
 from typing import Any, Literal, NamedTuple
 
@@ -93,7 +94,7 @@ class Counting:
             if not self.linear:
                 counts.append(self._step(phase, size))
                 self.linear = all(_proportional(counts[0].work, each.work, size) for each in counts[1:])
-        if len(counts) > 1 or FEWEST + 1 > most:
+        if len(counts) > 1 or most <= FEWEST:
             return _extrapolated(counts, examples)
         return _times(counts[0], examples, FEWEST)
 
@@ -155,9 +156,9 @@ def _saving(twin: nn.Module, known: set[int]) -> Iterator[dict[int, int]]:
 class Tally(FlopCounterMode):
     """Torch's counter, which also tells in which stage an operation belongs and what it computes.
 
-    A stage is known by its modules in the forward pass, and in the backward pass by the number of the autograd node: the
-    nodes of a stage are numbered while its modules run. A matrix product of the backward pass is a gradient of weights
-    where the product of the forward pass had an operand that depends on parameters alone, and this one has not.
+    A stage is known by its modules in the forward pass, and in the backward pass by the number of the autograd node:
+    the nodes of a stage are numbered while its modules run. A matrix product of the backward pass is a gradient of
+    weights where the product of the forward pass had an operand that depends on parameters alone, and this one has not.
     """
 
     def __init__(self, network: nn.Module, stages: Sequence[Stage]) -> None:
@@ -269,5 +270,5 @@ def _at(values: Sequence[int], examples: int) -> int:
     total = 0
     for order in range(len(values)):
         total += differences[0] * (comb(ahead, order) if ahead >= 0 else int(order == 0))
-        differences = [b - a for a, b in zip(differences, differences[1:], strict=False)]
+        differences = [b - a for a, b in pairwise(differences)]
     return total

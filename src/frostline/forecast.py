@@ -31,9 +31,14 @@ class Memory:
     activations: int
 
     @property
-    def added(self) -> int:
-        """What training needs besides the network that is there before."""
+    def training(self) -> int:
+        """What a training step needs besides the network that is there before."""
         return self.gradients + self.state + self.activations
+
+    @property
+    def choosing(self) -> int:
+        """What is needed behind the last step, when the checkpoint of the best epoch is read beside all that is there."""
+        return self.gradients + self.state + self.parameters + self.state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,8 @@ class Forecast:
         epochs: Epochs of the run.
         evaluations: Batches of validation after each epoch.
         tests: Batches of validation and test at the end, of the weights that were chosen.
-        resident: Bytes that the process holds before training, the network among them.
+        resident: Bytes that the process, or on a GPU that memory, holds before training, the network among them.
+        on_gpu: Whether training is on a GPU, where checkpoints are never read to.
         processes: Processes that train together.
         pace: How fast this machine is; None before that is known.
     """
@@ -99,6 +105,7 @@ class Forecast:
     evaluations: int
     tests: int
     resident: int = 0
+    on_gpu: bool = False
     processes: int = 1
     pace: Pace | None = None
 
@@ -110,7 +117,9 @@ class Forecast:
     @property
     def peak(self) -> int:
         """The greatest bytes of one process."""
-        return self.resident + max(spell.memory.added for spell in self.spells)
+        reads = self.epochs > 0 and not self.on_gpu
+        behind = self.spells[-1].memory.choosing if reads else 0
+        return self.resident + max(behind, *(spell.memory.training for spell in self.spells))
 
     @property
     def training(self) -> float:
@@ -148,9 +157,9 @@ class Forecast:
         flops = sorted(known)
         return float(np.interp(spell.count.flops, flops, [known[each] for each in flops]))
 
-    def at(self, pace: Pace | None, *, resident: int) -> "Forecast":
+    def at(self, pace: Pace | None, *, resident: int, on_gpu: bool) -> "Forecast":
         """Return the same on a machine of this pace, for a process that holds so many bytes before it trains."""
-        return replace(self, pace=pace, resident=resident)
+        return replace(self, pace=pace, resident=resident, on_gpu=on_gpu)
 
     def metrics(self) -> dict[str, float]:
         """Return what stands in a record beside what was measured, by the same names with `predicted_`."""
@@ -220,7 +229,7 @@ def _total(forecast: Forecast) -> str:
     held, added = megabytes(forecast.resident), megabytes(forecast.peak - forecast.resident)
     lines = [
         f"in all{bound}: {amount(forecast.flops)} of training",
-        f"  memory  peak {megabytes(forecast.peak)}: {held} that the process holds before, {added} to train",
+        f"  memory  peak {megabytes(forecast.peak)}: {held} before, {added} to train and to keep the best epoch",
     ]
     if forecast.pace is not None:
         lines.append(

@@ -121,7 +121,7 @@ def _record(
             )
             ended = True
         finally:
-            foreseen = forecast.at(watch.pace(), resident=watch.resident).metrics()
+            foreseen = forecast.at(watch.pace(), resident=watch.resident, on_gpu=watch.on_gpu).metrics()
             results = meter.metrics() | foreseen | freezing.metrics()
             record.metrics(results, step=prepared.module.global_step)
             record_course(freezing, record, lr=learning_rate(prepared.cfg))
