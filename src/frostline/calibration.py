@@ -55,9 +55,9 @@ def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
     examples = min(seen * batch_size, len(loader.sampler), len(loader) * batch_size)  # type: ignore[arg-type]
     if plan.strategy.reestimates is not None:
         examples = len(data.drawn("train"))
+    sizes = {split: math.ceil(len(data.drawn(split)) / processes_of(trainer)) for split in ("val", "test")}
     val, test = (
-        batches_seen(trainer, split, batches=len(evaluated))
-        for split, evaluated in (("val", data.val_dataloader()), ("test", data.test_dataloader()))
+        batches_seen(trainer, split, batches=math.ceil(size / data.batch_size)) for split, size in sizes.items()
     )
     return Forecast(
         spells=_spells(prepared, batches=seen, examples=examples, thrifty=thrifty),

@@ -37,7 +37,7 @@ class Memory:
 
     @property
     def choosing(self) -> int:
-        """What is needed behind the last step, when the checkpoint of the best epoch is read beside all that is there."""
+        """What is needed behind the last step, when the checkpoint of the best epoch is read besides."""
         return self.gradients + self.state + self.parameters + self.state
 
 
@@ -113,6 +113,11 @@ class Forecast:
     def flops(self) -> int:
         """FLOPs of training in all processes."""
         return self.processes * sum(s.count.flops * s.examples // self.batch_size for s in self.spells)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what trains in every phase."""
+        return all(spell.settled for spell in self.spells)
 
     @property
     def peak(self) -> int:
@@ -225,7 +230,7 @@ def _time(forecast: Forecast, same: Sequence[Spell]) -> str:
 
 
 def _total(forecast: Forecast) -> str:
-    bound = "" if all(spell.settled for spell in forecast.spells) else " at the most"
+    bound = "" if forecast.settled else " at the most"
     held, added = megabytes(forecast.resident), megabytes(forecast.peak - forecast.resident)
     lines = [
         f"in all{bound}: {amount(forecast.flops)} of training",
