@@ -1,7 +1,8 @@
 """What a study will take, before anything of it runs: which runs are recorded, what the others cost, in which order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from omegaconf import DictConfig
@@ -133,11 +134,14 @@ def _notes(items: Sequence[Item]) -> Iterator[str]:
 
 
 def _order(items: Sequence[Item]) -> Iterator[str]:
-    """Yield the order of what is to run, a line a seed: all arms of a seed come before the next seed."""
+    """Yield the order of what is to run: all arms of a seed come before the next seed."""
     yield "order of runs:"
-    due: Mapping[str, list[str]] = {
+    due = {
         "first" if seed is None else f"seed {seed}": [i.arm for i in items if i.seed == seed and not i.recorded]
         for seed in dict.fromkeys(item.seed for item in items)
     }
-    lines = [f"  {when}: {', '.join(arms)}" for when, arms in due.items() if arms]
-    yield from lines or ["  none: every run is recorded"]
+    for arms, alike in groupby(due, key=due.__getitem__):
+        if arms:
+            yield f"  {', '.join(alike)}: {', '.join(arms)}"
+    if not any(due.values()):
+        yield "  none: every run is recorded"

@@ -7,15 +7,15 @@ told apart into gradients of inputs, which go on to the layers below, and gradie
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from math import comb
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -169,21 +169,29 @@ class Tally(FlopCounterMode):
         self._weights = {tensor.untyped_storage()._cdata for tensor in network.parameters()}
         self._operands: dict[int, list[bool]] = defaultdict(list)
         self._alive: list[Any] = []  # an address that is free again would be taken for the weight that it was
-        for stage in stages:
-            for name in stage.modules:
-                self._follow(network.get_submodule(name), stage.depth.name)
+        self._stages = {network.get_submodule(n): stage.depth.name for stage in stages for n in stage.modules}
+        self._hooks = ExitStack()
 
-    def _follow(self, module: nn.Module, stage: str) -> None:
-        module.register_forward_pre_hook(partial(self._enter, stage))
-        module.register_forward_hook(self._leave)
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        # Hooks of all modules: a hook of its own would keep an attention from the fast path that it takes in a run.
+        for hook in (register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)):
+            self._hooks.callback(hook.remove)
+        return self
 
-    def _enter(self, stage: str, *_: Any) -> None:
-        self._inside.append(stage)
-        self._mark()
+    def __exit__(self, *error: Any) -> Any:
+        self._hooks.close()
+        return super().__exit__(*error)  # type: ignore[no-untyped-call]
 
-    def _leave(self, *_: Any) -> None:
-        self._inside.pop()
-        self._mark()
+    def _enter(self, module: nn.Module, *_: Any) -> None:
+        if module in self._stages:
+            self._inside.append(self._stages[module])
+            self._mark()
+
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        if module in self._stages:
+            self._inside.pop()
+            self._mark()
 
     def _mark(self) -> None:
         if not _in_backward():
