@@ -1,7 +1,7 @@
 """What a run will take, counted on a twin of what it trains and timed on a rehearsal of its first steps."""
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,12 +30,8 @@ from frostline.training import best_of, quiet
 EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
 
-LEAST, SHARE, FASTEST = 0.15, 0.01, 1e12
-"""Of what a run may spend on counting: seconds that it always may, the share of its own, and FLOPs per second that it
-does not reach."""
-
-MOST_KINDS = 64
-"""Kinds of phases that are counted; what a strategy draws besides is taken for the most similar of them."""
+MOST_KINDS, FEW_KINDS = 64, 8
+"""Kinds of phases that a plan, and a run beforehand, count; what a strategy draws besides is as the most similar one."""
 
 EVALUATED = 4
 """Batches of validation that a rehearsal looks at."""
@@ -46,8 +42,7 @@ def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
 
     Args:
         prepared: What `prepare` returned.
-        thrifty: Whether to count no longer than is little beside the run itself; the FLOPs of kinds of phases that are
-            then left over are those of the kind that trains the most similar number of parameters.
+        thrifty: Whether to count so few kinds of phases that it is little beside the run itself.
     """
     data, trainer, plan = prepared.data, prepared.cfg.trainer, prepared.plan
     loader, batch_size = data.train_dataloader(), len(prepared.first.places)
@@ -73,7 +68,7 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
     """Describe each phase, of epochs of so many batches and examples."""
     plan, phases = prepared.plan, outlook(prepared.plan)
     epochs = 1 if plan.strategy.reestimates is not None else plan.epochs
-    counts = _counts(prepared, phases, batches=epochs * batches if thrifty else None)
+    counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
     weights = _weights(prepared.module, plan)
     shares = [min(1, epochs) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
     return [
@@ -90,28 +85,19 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
     ]
 
 
-def _counts(prepared: Prepared, phases: Sequence[Phase], *, batches: int | None) -> dict[Hashable, Count]:
-    """Count a step of each kind of phase, of the extremes first; no longer than is little beside so many batches."""
-    plan, begun = prepared.plan, perf_counter()
+def _counts(prepared: Prepared, phases: Sequence[Phase], *, most: int) -> dict[Hashable, Count]:
+    """Count a step of so many kinds of phases, of the extremes first; the others are as what trains as much."""
+    plan, size = prepared.plan, len(prepared.first.places)
     counting = Counting(module=prepared.module, plan=plan, batch=prepared.first)
-    kinds = {kind_of(phase): plan.trainable(phase) for phase in phases}
-    of_kind = {kind_of(phase): phase for phase in phases}
-    ordered = sorted(kinds, key=kinds.__getitem__)
-    found: dict[Hashable, Count] = {}
-    for kind in dict.fromkeys([ordered[-1], ordered[0], *ordered]):
-        if found and (len(found) >= MOST_KINDS or perf_counter() - begun > _little(found.values(), batches)):
-            nearest = min(found, key=lambda other: abs(kinds[other] - kinds[kind]))
-            found[kind] = found[nearest]
-        else:
-            found[kind] = _forward_only(plan, counting.of(of_kind[kind], examples=len(prepared.first.places)))
-    return found
-
-
-def _little(found: Iterable[Count], batches: int | None) -> float:
-    """Return the seconds that are little beside a run of so many batches; without a number, any."""
-    if batches is None:
-        return math.inf
-    return max(LEAST, SHARE * batches * max(count.flops for count in found) / FASTEST)
+    kinds = {kind_of(phase): phase for phase in phases}
+    trainable = {kind: plan.trainable(phase) for kind, phase in kinds.items()}
+    ordered = sorted(kinds, key=trainable.__getitem__)
+    chosen = list(dict.fromkeys([ordered[-1], ordered[0], *ordered]))[:most]
+    found = {kind: _forward_only(plan, counting.of(kinds[kind], examples=size)) for kind in chosen}
+    return {
+        kind: found[min(found, key=lambda other: (other != kind, abs(trainable[other] - trainable[kind])))]
+        for kind in kinds
+    }
 
 
 def outlook(plan: Plan) -> list[Phase]:
