@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.config.build import build
-from frostline.cost import Meter
+from frostline.cost import Meter, held_bytes
 from frostline.data.order import randomness_kept
 from frostline.engine import Freezing
 from frostline.flops import Count, Counting, Work, kind_of
@@ -31,7 +31,7 @@ EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
 
 MOST_KINDS, FEW_KINDS = 64, 8
-"""Kinds of phases that a plan, and a run beforehand, count; what a strategy draws besides is as the most similar one."""
+"""Kinds of phases that a plan, and a run beforehand, count; what a strategy draws besides is as the most similar."""
 
 EVALUATED = 4
 """Batches of validation that a rehearsal looks at."""
@@ -195,7 +195,7 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
     """
     forecast, begun = counted(prepared), perf_counter()
     if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.reestimates is not None:
-        return forecast
+        return forecast.at(None, resident=held_bytes(on_gpu=False), on_gpu=False)
     watches: list[Stopwatch] = []
     for spell in _in_turn(forecast.spells):
         if watches and perf_counter() - begun + EACH > seconds:

@@ -93,7 +93,8 @@ class Forecast:
         epochs: Epochs of the run.
         evaluations: Batches of validation after each epoch.
         tests: Batches of validation and test at the end, of the weights that were chosen.
-        resident: Bytes that the process, or on a GPU that memory, holds before training, the network among them.
+        resident: Bytes that the process, or on a GPU that memory, holds before training, the network among them;
+            0 where that is not known.
         on_gpu: Whether training is on a GPU, where checkpoints are never read to.
         processes: Processes that train together.
         pace: How fast this machine is; None before that is known.
@@ -168,7 +169,9 @@ class Forecast:
 
     def metrics(self) -> dict[str, float]:
         """Return what stands in a record beside what was measured, by the same names with `predicted_`."""
-        known = {"cost/predicted_train_flops": float(self.flops), "cost/predicted_peak_memory_mb": self.peak / 1e6}
+        known = {"cost/predicted_train_flops": float(self.flops)}
+        if self.resident:
+            known["cost/predicted_peak_memory_mb"] = self.peak / 1e6
         return known if self.pace is None else known | {"cost/predicted_wall_s": self.wall}
 
 

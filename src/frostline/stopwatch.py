@@ -40,7 +40,7 @@ class Stopwatch(Callback):
         self._firsts: list[float] = []
         self._epochs: list[float] = []
         self._validations: list[float] = []
-        self._evaluated = 0
+        self._validated = 0.0
         self._opening = 0.0
         self._start = self._end = self._batch = self._validating = 0.0
         self._first = True
@@ -57,7 +57,7 @@ class Stopwatch(Callback):
     ) -> None:
         """Take the time since the batch before."""
         now = self._now()
-        if self._end and self._freezing.phase is not None and batch_idx == 0:
+        if self._end:
             self._end_epoch(now)
         elif self._batch:
             self._note(now - self._batch)
@@ -95,9 +95,9 @@ class Stopwatch(Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
         """Take the time up to this batch of validation."""
         if self._end:
-            self._evaluated += 1
             now = self._now()
             self._validations.append(now - self._validating)
+            self._validated += now - self._validating
             self._validating = now
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -107,10 +107,8 @@ class Stopwatch(Callback):
 
     def _end_epoch(self, now: float) -> None:
         """Keep what an epoch takes besides its steps and its batches of validation."""
-        self._epochs.append(
-            max(0.0, now - self._end - sum(self._validations[-self._evaluated :] if self._evaluated else []))
-        )
-        self._end, self._evaluated = 0.0, 0
+        self._epochs.append(max(0.0, now - self._end - self._validated))
+        self._end = self._validated = 0.0
 
     def _now(self) -> float:
         """Return the time, of a rehearsal once the GPU has done what it was told."""

@@ -40,6 +40,8 @@ def forecast(*, timed: tuple[int, ...] = (), epochs: int = 4) -> Forecast:
 def test_flops_are_those_of_all_examples_in_all_processes() -> None:
     assert forecast().flops == 2 * (1_000 + 2_000 + 4_000 + 8_000) * 75
     assert forecast().metrics().keys() == {"cost/predicted_train_flops", "cost/predicted_peak_memory_mb"}
+    unknown = forecast().at(None, resident=0, on_gpu=False)
+    assert unknown.metrics() == {"cost/predicted_train_flops": forecast().flops}
 
 
 def test_seconds_are_steps_and_what_lies_between_epochs() -> None:
