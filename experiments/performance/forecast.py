@@ -26,7 +26,14 @@ SST2 = [
 NETWORKS = {
     "resnet20": ["model=resnet20", *DIGITS, "data.shots=80"],
     "resnet56": ["model=resnet56", *DIGITS, "data.shots=40", "data.batch_size=32"],
-    "resnet18": ["model=torchvision", "model.name=resnet18", *DIGITS, "data.image_size=64", "data.shots=30"],
+    "resnet18": [
+        "model=torchvision",
+        "model.name=resnet18",
+        "model.weights=null",
+        *DIGITS,
+        "data.image_size=64",
+        "data.shots=30",
+    ],
     "minilm": [
         *("model=transformers", f"model.name={MINILM}", "data=text", *SST2, "data.shots=80", "data.val_shots=40"),
         *("data.max_length=32", "data.batch_size=16", "optimizer=adamw", "optimizer.lr=1e-4"),

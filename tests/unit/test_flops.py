@@ -155,15 +155,15 @@ def test_phases_of_one_kind_are_those_in_which_the_same_trains_in_the_same_modes
     assert kind_of(first) == kind_of(slower) != kind_of(other)
 
 
-NEEDS = {"only": ["freeze.stages=[body1,head]"]}
+NEEDS = {"only": ["freeze.stages=[body1,head]"], "chain_thaw": ["trainer.max_epochs=12"]}
 DECIDING = {"auto_rgn", "auto_rgn_paper", "auto_snr", "auto_snr_paper", "autofreeze", "fisher_top_k"}
 STATIC = [choice for choice in options("freeze") if choice not in DECIDING | {"fts_schedule"}]
 SOON = {("resnet20", choice) for choice in ("full", "head", "bitfit", "lora", "bn_stats")}
-DIGITS = ["data=digits", "data.shots=3", "data.val_shots=1"]
+DIGITS = ["data=digits", "data.shots=3", "data.val_shots=1", "optimizer.lr=1e-5"]
 NETWORKS = {
     "resnet20": ["model=resnet20", *DIGITS],
     "resnet56": ["model=resnet56", *DIGITS],
-    "resnet18": ["model=torchvision", "model.name=resnet18", *DIGITS, "data.image_size=64"],
+    "resnet18": ["model=torchvision", "model.name=resnet18", "model.weights=null", *DIGITS, "data.image_size=64"],
     "minilm": ["model=transformers", "data=text", "data.shots=6", "data.val_shots=2", "data.max_length=32"],
 }
 
@@ -198,9 +198,9 @@ def test_every_static_strategy_takes_what_is_predicted(
     network: str, strategy: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("frostline.prepare.refuse_random_parts", lambda *asked: None)  # scores are not looked at
-    asked = [*NETWORKS[network], f"freeze={strategy}", *NEEDS.get(strategy, ())]
+    asked = [*NETWORKS[network], f"freeze={strategy}", "trainer.max_epochs=4", *NEEDS.get(strategy, ())]
     asked += minilm(request.getfixturevalue("shared")) if network == "minilm" else []
-    run = ["data.batch_size=6", "trainer.max_epochs=4", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
+    run = ["data.batch_size=6", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
     cfg = compose("finetune", [*asked, *run, "trainer.limit_test_batches=0", "trainer.accelerator=cpu"])
     prepared = prepare(cfg, "finetune")
     predicted = counted(prepared).flops
