@@ -164,7 +164,13 @@ NETWORKS = {
     "resnet20": ["model=resnet20", *DIGITS],
     "resnet56": ["model=resnet56", *DIGITS],
     "resnet18": ["model=torchvision", "model.name=resnet18", "model.weights=null", *DIGITS, "data.image_size=64"],
-    "minilm": ["model=transformers", "data=text", "data.shots=6", "data.val_shots=2", "data.max_length=32"],
+    "minilm": [
+        "model=transformers",
+        "data=text",
+        "data.shots=6",
+        "data.val_shots=2",
+        "data.max_length=8",
+    ],  # every batch is as long
 }
 
 
