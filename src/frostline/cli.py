@@ -21,7 +21,8 @@ HELP = """Frostline plans, runs, proves and compares freeze strategies for trans
 
   frostline pretrain [overrides]            train a network from the start; its weights are kept for others
   frostline finetune [overrides]            train part of a network on another task
-  frostline plan [overrides]                draw what a strategy trains, when and how fast; trains nothing
+  frostline plan [overrides]                what a strategy trains, when, how fast, and what it costs; trains nothing
+  frostline plan FOLDER [overrides]         what is left to run of FOLDER/study.yaml, in which order, and what it costs
   frostline study FOLDER [overrides]        run all arms and seeds of FOLDER/study.yaml, then compare them
   frostline resume RUN_ID [fork=true]       go on with an interrupted run, under its id or as a new run
   frostline wise_ft RUN_ID [steps=11]       the path between the weights a run began and ended with

@@ -129,13 +129,25 @@ def _reset_peak_memory() -> None:
         return
 
 
+def held_bytes(*, on_gpu: bool) -> int:
+    """Return the memory that the process holds now: on a GPU in tensors, on the processor its resident set."""
+    return torch.cuda.memory_allocated() if on_gpu else _status("VmRSS") or 0
+
+
 def _peak_memory_mb(*, on_gpu: bool) -> float:
     """Return the peak of the GPU's memory, or on the processor of this process's whole resident memory, in MB."""
     if on_gpu:
         return torch.cuda.max_memory_allocated() / 1e6
+    if (peak := _status("VmHWM")) is not None:
+        return peak / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _status(field: str) -> int | None:
+    """Return what Linux says of this process's memory, in bytes; None where there is no Linux, see proc(5)."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
     except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        return None

@@ -173,9 +173,13 @@ class Training(pl.LightningModule):
             )
         checkpoint["state_dict"] |= {f"{_NETWORK}{name}": tensor for name, tensor in held.items()}
 
+    def optimizer_of(self, groups: Sequence[Group]) -> Optimizer:
+        """Return the optimizer that was asked for over these groups."""
+        return optimizer_over(groups, self._optimizer)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over the static partition, and the schedule over the run's optimizer steps."""
-        optimizer = optimizer_over(self._groups, self._optimizer)
+        optimizer = self.optimizer_of(self._groups)
         steps = {"total_steps": max(1, int(self.trainer.estimated_stepping_batches))}
         takes_steps = "total_steps" in signature(self._scheduler).parameters
         scheduler = self._scheduler(optimizer, **steps if takes_steps else {})

@@ -69,6 +69,8 @@ class Prepared:
     pairing: str
     cuts: Cuts | None
     """Where the network can do without computing its frozen stages again; None where that was not asked for."""
+    first: Batch
+    """The first batch of training."""
 
     @property
     def network(self) -> nn.Module:
@@ -107,7 +109,8 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     data.setup()
     network = objective.network(model, data.class_names)
     parts = _stages(network, data)
-    pairing = _pairing(data, parts[-1])
+    first = next(iter(data.train_dataloader()))
+    pairing = _pairing(first, parts[-1])
     carried = carried_into(
         network,
         weights,
@@ -144,6 +147,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         attached=attached,
         pairing=pairing,
         cuts=cuts,
+        first=first,
     )
 
 
@@ -219,9 +223,14 @@ def _plan(cfg: DictConfig, strategy: Strategy, parts: Sequence[Stage], batches: 
 
 def steps_per_epoch(trainer: DictConfig, *, batches: int) -> int:
     """Return the optimizer steps of an epoch, as Lightning counts them: what is accumulated is stepped at its end."""
-    limit = trainer.get("limit_train_batches")
-    seen = batches if limit is None else min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    seen = batches_seen(trainer, "train", batches=batches)
     return max(1, math.ceil(seen / int(trainer.get("accumulate_grad_batches", 1))))
+
+
+def batches_seen(trainer: DictConfig, split: str, *, batches: int) -> int:
+    """Return how many of a split's batches a trainer looks at in each pass."""
+    limit = trainer.get(f"limit_{split}_batches")
+    return batches if limit is None else min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def _example(data: SplittedData) -> Any:
@@ -339,9 +348,8 @@ def _module(
     return FineTuning(network, objective, regularizer=regularizer, **common)
 
 
-def _pairing(data: SplittedData, head: Stage) -> str:
+def _pairing(first: Batch, head: Stage) -> str:
     """Hash what every arm of a comparison must share: the first training batch, and the head as it was drawn."""
-    first = next(iter(data.train_dataloader()))
     tensors = [*tensors_in([first.inputs, first.targets]), first.places, *head.parameters.values()]
     return hashlib.blake2b("".join(digest(t) for t in tensors).encode(), digest_size=16).hexdigest()
 

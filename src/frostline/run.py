@@ -10,6 +10,7 @@ from pathlib import Path
 from pytorch_lightning.callbacks import Callback
 
 from frostline.cache.prefix_cache import PrefixCache
+from frostline.calibration import counted
 from frostline.config.effective import plain
 from frostline.cost import Meter
 from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
@@ -21,6 +22,7 @@ from frostline.prepare import Prepared
 from frostline.processes import join, processes_of, rank, told_by_the_first, world
 from frostline.record import RunRecord, Store
 from frostline.run_logger import RunLogger
+from frostline.stopwatch import Stopwatch
 from frostline.training import quiet, train_and_test
 
 KEPT = "checkpoints"
@@ -102,8 +104,9 @@ def _record(
         if not again:
             record_request(prepared, record)
         freezing = Freezing(prepared.network, prepared.plan)
-        meter = Meter(freezing)
+        meter, watch = Meter(freezing), Stopwatch(freezing)
         cache = PrefixCache(prepared.cuts, freezing, meter) if prepared.cuts else None
+        forecast = counted(prepared, thrifty=True)
         folder = _folder(record.run_id)
         ended = False
         try:
@@ -114,13 +117,15 @@ def _record(
                 folder=folder,
                 freezing=freezing,
                 meter=meter,
-                callbacks=[*([cache] if cache else []), *callbacks],
+                callbacks=[watch, *([cache] if cache else []), *callbacks],
                 logger=RunLogger(record),
                 start=start,
             )
             ended = True
         finally:
-            results = meter.metrics() | freezing.metrics() | (cache.metrics() if cache else {})
+            foreseen = forecast.at(watch.pace(), resident=watch.resident, on_gpu=watch.on_gpu).metrics()
+            given = cache.metrics() if cache else {}
+            results = meter.metrics() | foreseen | freezing.metrics() | given
             record.metrics(results, step=prepared.module.global_step)
             record_course(prepared, freezing, record)
             if cache and cache.reasons:

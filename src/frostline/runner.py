@@ -77,8 +77,7 @@ class _StudyRun:
     def pretrain(self) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
         ids = {}
-        for called, overrides in self.study.pretrainings.items():
-            cfg = compose("pretrain", [*QUIET, *overrides, *self.overrides])
+        for called, cfg in pretrainings_of(self.study, self.overrides).items():
             label = f"pre-training {called.removeprefix(STUDY)}".removesuffix(" pretrain")
             ids[called], _ = self.once(prepare(cfg, "pretrain", self.store), label, "pretrain")
         return ids
@@ -143,9 +142,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         RequestError: The request is wrong; nothing but the pre-training may have been trained.
         KeyboardInterrupt: A person interrupted; what has finished is recorded and will not run again.
     """
-    if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
-        raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    configs = _configs(study, overrides)
+    configs = configs_of(study, overrides)
     _refuse_unknown_metric(study, _measured(next(iter(configs.values()))))
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
@@ -155,7 +152,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         running = _StudyRun(
             study=study, name=name, overrides=overrides, store=store, parent=parent, display=display, progress=progress
         )
-        _start_from(configs.values(), running.pretrain())
+        start_from(configs.values(), running.pretrain())
         _refuse_wrong_arms(study, configs, store)
         for (arm, seed), cfg in configs.items():  # all arms of a seed first: a study cut short is still balanced
             running.fill(cfg, arm, seed)
@@ -163,18 +160,26 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
     return store, parent.run_id, progress
 
 
-def _configs(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], DictConfig]:
+def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
+    """Compose the pre-training runs, by what `init_from` calls them."""
+    asked = study.pretrainings.items()
+    return {called: compose("pretrain", [*QUIET, *own, *overrides]) for called, own in asked}
+
+
+def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], DictConfig]:
     """Compose every run; what is wrong with any arm is told at once."""
+    if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
+        raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
     mistakes = Mistakes()
     for arm in study.arms:
-        with mistakes.gathered(), _named(arm):
+        with mistakes.gathered(), named(arm):
             _refuse_unknown_pretraining(_compose(study, arm, study.seeds[0], overrides), study)
     mistakes.refuse()
     return {(arm, seed): _compose(study, arm, seed, overrides) for seed in study.seeds for arm in study.arms}
 
 
 @contextmanager
-def _named(arm: str) -> Iterator[None]:
+def named(arm: str) -> Iterator[None]:
     """Put the arm's name before what is wrong with it."""
     try:
         yield
@@ -197,7 +202,8 @@ def _refuse_unknown_pretraining(cfg: DictConfig, study: Study) -> None:
         raise RequestError(f"init_from={asked}: no such pre-training in study.yaml; {did_you_mean(asked, known)}")
 
 
-def _start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str]) -> None:
+def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | None]) -> None:
+    """Let configs that name a pre-training of the study start from its run, or from nothing where it has none."""
     for cfg in configs:
         cfg.init_from = pretrained.get(cfg.init_from, cfg.init_from)
 
@@ -206,7 +212,7 @@ def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfi
     """Find what is wrong with any arm before the first run."""
     mistakes, prepared = Mistakes(), []
     for arm in study.arms:
-        with mistakes.gathered(), _named(arm):
+        with mistakes.gathered(), named(arm):
             prepared.append(prepare(configs[arm, study.seeds[0]], "finetune", store))
     mistakes.refuse()
     _refuse_unknown_metric(study, scalars(prepared[0].module.test_metrics))

@@ -66,7 +66,7 @@ def train_and_test(
         FloatingPointError: The loss is not finite.
         KeyboardInterrupt: A person interrupted.
     """
-    cfg, best, interruption = prepared.cfg, _checkpoint(folder), Interruption(folder / LAST)
+    cfg, best, interruption = prepared.cfg, best_of(folder), Interruption(folder / LAST)
     asked = [node for node in (cfg.stopping, cfg.averaging) if node]
     own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
     # The interruption comes last: a checkpoint of it holds what the others did in the same step.
@@ -113,7 +113,7 @@ def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:
     return measured
 
 
-def _checkpoint(folder: Path) -> ModelCheckpoint:
+def best_of(folder: Path) -> ModelCheckpoint:
     """Keep the epoch of the lowest validation loss, to be tested, and the last, to be resumed."""
     return ModelCheckpoint(folder, Path(BEST).stem, monitor="val/loss", save_last=True, enable_version_counter=False)
 

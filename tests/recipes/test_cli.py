@@ -207,7 +207,7 @@ def test_plan_prints_what_the_run_records_and_trains_nothing(workplace: Workplac
     assert workplace.runs() == []
     assert sorted(path.name for path in workplace.folder.iterdir()) == ["mlflow.db"]
     run_id = workplace.train("finetune", "trainer.max_epochs=2", "data.digits=[3,4]", "freeze=lp_ft")
-    assert workplace.artifact(run_id, "plan.txt").rstrip() == said.out.rstrip()
+    assert said.out.startswith(workplace.artifact(run_id, "plan.txt"))
 
 
 def test_a_sweep_runs_every_combination(workplace: Workplace) -> None:

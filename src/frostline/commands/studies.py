@@ -29,6 +29,18 @@ def study(arguments: list[str]) -> int:
     return 1 if progress.failed else 0
 
 
+def bill(arguments: list[str]) -> int:
+    """Print what is left to run of a study, and what that takes."""
+    folder, overrides = first_argument(arguments, "plan", "experiments/digits")
+    from frostline.study import Study
+
+    study, name = Study.read(Path(folder)), Path(folder).resolve().name
+    from frostline.bill import as_text, items_of
+
+    print(as_text(name, list(items_of(study, overrides))), end="")
+    return 0
+
+
 def compare(arguments: list[str]) -> int:
     """Compare a study's recorded runs again."""
     named, overrides = first_argument(arguments, "compare", "experiments/digits")

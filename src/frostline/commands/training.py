@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from frostline.commands.arguments import print_end, speaks
+from frostline.commands.studies import bill
 from frostline.errors import RequestError
 
 
@@ -20,7 +21,9 @@ def finetune(arguments: list[str]) -> int:
 
 
 def plan(arguments: list[str]) -> int:
-    """Print what a strategy would do."""
+    """Print what a strategy, or a whole study, would do and take."""
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith(("-", "~")):
+        return bill(arguments)
     return _with_hydra("finetune", arguments, _show_plan)
 
 
@@ -103,10 +106,13 @@ def _train(cfg: Any, verb: Any) -> float:
 
 
 def _show_plan(cfg: Any) -> None:
+    from frostline.calibration import calibrated
+    from frostline.forecast import as_text
     from frostline.prepare import open_store, plan_text, prepare
 
     prepared = prepare(cfg, "finetune", open_store(cfg) if cfg.init_from else None)
     print(plan_text(prepared))
+    print(as_text(calibrated(prepared)))
     _print_remarks(prepared)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,14 +25,19 @@ class Caught:
 
     def __init__(self, *, inputs_of: dict[str, nn.Module], outputs_of: dict[str, nn.Module]) -> None:
         self._held: dict[str, Tensor] = {}
+        # Bound methods and no lambdas: a copy of the network is then watched by the copy of this.
         for name, module in inputs_of.items():
-            module.register_forward_pre_hook(lambda _, inputs, name=name: self._hold(name, inputs[0]))
+            module.register_forward_pre_hook(partial(self._hold_input, name))
         for name, module in outputs_of.items():
-            module.register_forward_hook(lambda _, inputs, output, name=name: self._hold(name, output))
+            module.register_forward_hook(partial(self._hold_output, name))
 
-    def _hold(self, name: str, tensor: Any) -> None:
+    def _hold_input(self, name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():
-            self._held[name] = tensor
+            self._held[name] = inputs[0]
+
+    def _hold_output(self, name: str, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if torch.is_grad_enabled():
+            self._held[name] = output
 
     def take(self) -> dict[str, Tensor]:
         """Return what was caught and forget it."""

@@ -1,0 +1,147 @@
+"""What a study will take, before anything of it runs: which runs are recorded, what the others cost, in which order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from omegaconf import DictConfig
+
+from frostline.calibration import calibrated
+from frostline.errors import RequestError, counted
+from frostline.forecast import Forecast, amount, duration
+from frostline.prepare import Prepared, Verb, prepare, tracking_of
+from frostline.record import Store
+from frostline.runner import configs_of, named, pretrainings_of, start_from
+from frostline.study import STUDY, Study
+
+EACH = 4.0
+"""Seconds that the rehearsals of an arm may train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One run of a study.
+
+    Attributes:
+        arm: Its arm, or what a pre-training is called.
+        seed: Its seed; None for a pre-training.
+        recorded: Whether a run of this signature has finished, so that the study will not run it again.
+        forecast: What it takes; as that of the arm's other seeds, where one of them was looked at.
+    """
+
+    arm: str
+    seed: int | None
+    recorded: bool
+    forecast: Forecast | None
+
+
+@dataclass(kw_only=True)
+class _Estimate:
+    """Makes the items of a bill."""
+
+    store: Store | None
+    forecasts: dict[str, Forecast]
+
+    def item(self, cfg: DictConfig, verb: Verb, arm: str, seed: int | None, *, fresh: bool) -> tuple[Item, str | None]:
+        """Return a run's item and, where it is recorded, its id.
+
+        Args:
+            cfg: Its config.
+            verb: What it does.
+            arm: Its arm.
+            seed: Its seed.
+            fresh: Whether it cannot be recorded, since what it starts from is not.
+        """
+        prepared = None
+        if not fresh and self.store is not None:
+            prepared = prepare(cfg, verb, self.store)
+            if done := self.store.finished(prepared.signature):
+                return Item(arm=arm, seed=seed, recorded=True, forecast=None), str(done.info.run_id)
+        if arm not in self.forecasts:
+            self.forecasts[arm] = self._forecast(prepared or prepare(cfg, verb, self.store))
+        return Item(arm=arm, seed=seed, recorded=False, forecast=self.forecasts[arm]), None
+
+    def _forecast(self, prepared: Prepared) -> Forecast:
+        return calibrated(prepared, seconds=EACH)
+
+
+def items_of(study: Study, overrides: Sequence[str]) -> Iterator[Item]:
+    """Yield the runs of a study in the order in which it takes them; nothing is trained or recorded.
+
+    Where a pre-training has not run, what starts from it is forecast without its weights: they cost the same.
+
+    Raises:
+        RequestError: The request is wrong.
+    """
+    configs = configs_of(study, overrides)
+    estimate = _Estimate(store=_store(next(iter(configs.values()))), forecasts={})
+    ids = dict[str, Any]()
+    for called, cfg in pretrainings_of(study, overrides).items():
+        label = f"pre-training {called.removeprefix(STUDY)}".removesuffix(" pretrain")
+        item, ids[called] = estimate.item(cfg, "pretrain", label, None, fresh=False)
+        yield item
+    waiting = {key for key, cfg in configs.items() if cfg.init_from in ids and ids[cfg.init_from] is None}
+    start_from(configs.values(), ids)
+    for (arm, seed), cfg in configs.items():
+        with named(arm):
+            item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in waiting)
+        yield item
+
+
+def _store(cfg: DictConfig) -> Store | None:
+    """Return the store, or None where nothing has been recorded yet."""
+    try:
+        return Store.open(tracking_of(cfg), cfg.experiment_name, create=False)
+    except RequestError:
+        return None
+
+
+def as_text(name: str, items: Sequence[Item]) -> str:
+    """Return the bill as plain text: what each arm takes, the sum, and the order of runs."""
+    done = sum(item.recorded for item in items)
+    rows: list[tuple[str, ...]] = [("arm", "runs", "recorded", "to run", "FLOPs each", "time each", "FLOPs", "time")]
+    rows += [_row(arm, [item for item in items if item.arm == arm]) for arm in dict.fromkeys(i.arm for i in items)]
+    rows.append(_row("in all", items, whole=True))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = [
+        f"{row[0]:{widths[0]}}" + "".join(f"  {c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    title = f"study '{name}': {counted(len(items), 'run')}, {done} recorded, {len(items) - done} to run"
+    return "\n".join([title, *table, "", *_notes(items), *_order(items)]) + "\n"
+
+
+def _row(arm: str, items: Sequence[Item], *, whole: bool = False) -> tuple[str, ...]:
+    due = [item.forecast for item in items if item.forecast is not None]
+    done, sign = len(items) - len(due), "" if all(forecast.settled for forecast in due) else "<= "
+    each = (sign + amount(due[0].flops), sign + _seconds(due[:1])) if due and not whole else ("", "")
+    sums = (sign + amount(sum(f.flops for f in due)), sign + _seconds(due)) if due else ("-", "-")
+    return arm, str(len(items)), str(done), str(len(due)), *each, *sums
+
+
+def _seconds(forecasts: Sequence[Forecast]) -> str:
+    """Return how long runs take, from the first step to the end of the test; `?` where one was not timed."""
+    if any(forecast.pace is None for forecast in forecasts):
+        return "?"
+    return duration(sum(forecast.wall + forecast.testing for forecast in forecasts))
+
+
+def _notes(items: Sequence[Item]) -> Iterator[str]:
+    waiting = [item.arm for item in items if item.seed is None and not item.recorded]
+    if waiting:
+        yield f"{', '.join(waiting)} has not run: it is part of the bill, and what starts from it is counted without"
+
+
+def _order(items: Sequence[Item]) -> Iterator[str]:
+    """Yield the order of what is to run: all arms of a seed come before the next seed."""
+    yield "order of runs:"
+    due = {
+        "first" if seed is None else f"seed {seed}": [i.arm for i in items if i.seed == seed and not i.recorded]
+        for seed in dict.fromkeys(item.seed for item in items)
+    }
+    for arms, alike in groupby(due, key=due.__getitem__):
+        if arms:
+            yield f"  {', '.join(alike)}: {', '.join(arms)}"
+    if not any(due.values()):
+        yield "  none: every run is recorded"

@@ -1,0 +1,252 @@
+"""What a run will take, counted on a twin of what it trains and timed on a rehearsal of its first steps."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from frostline.config.build import build
+from frostline.cost import Meter, held_bytes
+from frostline.data.order import randomness_kept
+from frostline.engine import Freezing
+from frostline.flops import Count, Counting, Work, kind_of
+from frostline.forecast import Forecast, Memory, Pace, Spell
+from frostline.freeze.full import Full
+from frostline.interruption import LAST, Interruption
+from frostline.modules import Training
+from frostline.plan import Phase, Plan
+from frostline.prepare import Prepared, batches_seen
+from frostline.processes import processes_of
+from frostline.stopwatch import SAMPLES, Stopwatch
+from frostline.training import best_of, quiet
+
+EACH, ALL = 2.0, 10.0
+"""Seconds that one rehearsal may train, and all of them together."""
+
+MOST_KINDS, FEW_KINDS = 64, 8
+"""Kinds of phases that a plan, and a run beforehand, count; what a strategy draws besides is as the most similar."""
+
+EVALUATED = 4
+"""Batches of validation that a rehearsal looks at."""
+
+
+def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
+    """Return what a run takes in FLOPs and memory; nothing of it is touched, and nothing is drawn.
+
+    Args:
+        prepared: What `prepare` returned.
+        thrifty: Whether to count so few kinds of phases that it is little beside the run itself.
+    """
+    data, trainer, plan = prepared.data, prepared.cfg.trainer, prepared.plan
+    loader, batch_size = data.train_dataloader(), len(prepared.first.places)
+    seen = batches_seen(trainer, "train", batches=len(loader))
+    examples = min(seen * batch_size, len(loader.sampler), len(loader) * batch_size)  # type: ignore[arg-type]
+    if plan.strategy.reestimates is not None:
+        examples = len(data.drawn("train"))
+    sizes = {split: math.ceil(len(data.drawn(split)) / processes_of(trainer)) for split in ("val", "test")}
+    val, test = (
+        batches_seen(trainer, split, batches=math.ceil(size / data.batch_size)) for split, size in sizes.items()
+    )
+    return Forecast(
+        spells=_spells(prepared, batches=seen, examples=examples, thrifty=thrifty),
+        batch_size=batch_size,
+        epochs=plan.epochs,
+        evaluations=val,
+        tests=val + test,
+        processes=processes_of(trainer),
+    )
+
+
+def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -> list[Spell]:
+    """Describe each phase, of epochs of so many batches and examples."""
+    plan, phases = prepared.plan, outlook(prepared.plan)
+    epochs = 1 if plan.strategy.reestimates is not None else plan.epochs
+    counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
+    weights = _weights(prepared.module, plan)
+    shares = [min(1, epochs) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
+    return [
+        Spell(
+            phase=phase,
+            batches=round(share * batches),
+            examples=round(share * examples),
+            trainable=plan.trainable(phase),
+            count=counts[kind_of(phase)],
+            memory=weights.memory(phase, counts[kind_of(phase)]),
+            settled=phase.start < plan.horizon,
+        )
+        for phase, share in zip(phases, shares, strict=True)
+    ]
+
+
+def _counts(prepared: Prepared, phases: Sequence[Phase], *, most: int) -> dict[Hashable, Count]:
+    """Count a step of so many kinds of phases, of the extremes first; the others are as what trains as much."""
+    plan, size = prepared.plan, len(prepared.first.places)
+    counting = Counting(module=prepared.module, plan=plan, batch=prepared.first)
+    kinds = {kind_of(phase): phase for phase in phases}
+    trainable = {kind: plan.trainable(phase) for kind, phase in kinds.items()}
+    ordered = sorted(kinds, key=trainable.__getitem__)
+    chosen = list(dict.fromkeys([ordered[-1], ordered[0], *ordered]))[:most]
+    found = {kind: _forward_only(plan, counting.of(kinds[kind], examples=size)) for kind in chosen}
+    return {
+        kind: found[min(found, key=lambda other: (other != kind, abs(trainable[other] - trainable[kind])))]
+        for kind in kinds
+    }
+
+
+def outlook(plan: Plan) -> list[Phase]:
+    """Return the phases of a plan; what training has still to decide counts as what the strategy does until then."""
+    if plan.horizon >= plan.end:
+        return plan.phases
+    scales = plan.scales(plan.horizon)
+    return [*plan.phases, plan.phase(plan.horizon, stop=plan.end, scales=scales)]
+
+
+def _forward_only(plan: Plan, count: Count) -> Count:
+    """Leave out the backward pass where statistics are re-estimated and nothing trains."""
+    if plan.strategy.reestimates is None:
+        return count
+    work = {name: Work(forward=work.forward) for name, work in count.work.items()}
+    return Count(work=work, activations=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """Bytes of each parameter, of what the optimizer remembers of it, and of all that is there anyway."""
+
+    plan: Plan
+    sizes: Mapping[str, int]
+    state: Mapping[str, int]
+    whole: int
+
+    def memory(self, phase: Phase, count: Count) -> Memory:
+        """Return what a step of a phase needs."""
+        free = [
+            name
+            for group in self.plan.groups
+            if phase.scales[group.name] and self.plan.strategy.reestimates is None
+            for name in group.parameters
+            if name not in group.fixed
+        ]
+        return Memory(
+            parameters=self.whole,
+            gradients=sum(self.sizes[name] for name in free),
+            state=sum(self.state[name] for name in free),
+            activations=count.activations,
+        )
+
+
+def _weights(module: Training, plan: Plan) -> _Weights:
+    tensors = [*module.parameters(), *module.buffers()]
+    sizes = {name: _bytes(p) for group in plan.groups for name, p in group.parameters.items()}
+    return _Weights(plan=plan, sizes=sizes, state=_state(module, plan), whole=sum(map(_bytes, tensors)))
+
+
+def _state(module: Training, plan: Plan) -> dict[str, int]:
+    """Ask the optimizer what it remembers of each parameter, by a step without values."""
+    twins = {
+        name: nn.Parameter(torch.empty_like(p, device="meta"))
+        for group in plan.groups
+        for name, p in group.parameters.items()
+    }
+    for twin in twins.values():
+        twin.grad = torch.empty_like(twin)
+    groups = [replace(g, parameters={name: twins[name] for name in g.parameters}) for g in plan.groups]
+    optimizer = module.optimizer_of(groups)
+    optimizer.step()
+    return {name: sum(map(_bytes, optimizer.state[twin].values())) for name, twin in twins.items()}
+
+
+def _bytes(value: object) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held(Plan):
+    """A plan of one phase only."""
+
+    held: Phase
+
+    def known(self, step: int) -> bool:
+        """Return that all is settled."""
+        return True
+
+    def scales(self, step: int) -> dict[str, float]:
+        """Return the phase's factors."""
+        return dict(self.held.scales)
+
+    def modes(self, scales: Mapping[str, float]) -> dict[str, bool]:
+        """Return the phase's modes."""
+        return dict(self.held.modes)
+
+
+def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
+    """Return what a run takes, in seconds too: a few steps of some phases are rehearsed on a copy.
+
+    Args:
+        prepared: What `prepare` returned; only its copy trains.
+        seconds: How long all rehearsals may train.
+    """
+    forecast, begun = counted(prepared), perf_counter()
+    if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.reestimates is not None:
+        return forecast.at(None, resident=held_bytes(on_gpu=False), on_gpu=False)
+    watches: list[Stopwatch] = []
+    for spell in _in_turn(forecast.spells):
+        if watches and perf_counter() - begun + EACH > seconds:
+            break
+        watches.append(_rehearse(prepared, spell.phase))
+    on_gpu, copied = watches[0].on_gpu, forecast.spells[0].memory.parameters
+    resident = watches[0].resident - (0 if on_gpu else copied)
+    pace = _joined([pace for watch in watches if (pace := watch.pace())])
+    return forecast.at(pace, resident=resident, on_gpu=on_gpu)
+
+
+def _in_turn(spells: Sequence[Spell]) -> list[Spell]:
+    """Return a spell of each kind, in the order in which they are worth a rehearsal: the extremes, then the others."""
+    kinds = {kind_of(spell.phase): spell for spell in spells if spell.batches}
+    ordered = sorted(kinds.values(), key=lambda spell: spell.count.flops)
+    return list({kind_of(s.phase): s for s in [ordered[-1], ordered[0], *ordered]}.values())
+
+
+def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
+    """Train a copy for some steps of a phase, as a run does, and return what timed them."""
+    module, stages, groups = deepcopy((prepared.module, prepared.plan.stages, prepared.plan.groups))
+    batches = SAMPLES + 2
+    plan = _Held(strategy=Full(), stages=stages, groups=groups, epochs=2, per_epoch=batches, held=phase)
+    freezing = Freezing(module.network, plan)
+    watch = Stopwatch(freezing, EACH)
+    with randomness_kept(), quiet(), TemporaryDirectory() as folder:
+        callbacks = [freezing, Meter(freezing), watch, best_of(Path(folder)), Interruption(Path(folder) / LAST)]
+        trainer = build(
+            prepared.cfg.trainer,
+            key="trainer",
+            logger=False,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+            max_epochs=2,
+            devices=1,
+            strategy="auto",
+            limit_train_batches=batches,
+            limit_val_batches=EVALUATED,
+        )
+        data = prepared.data
+        trainer.fit(module, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader())
+    return watch
+
+
+def _joined(paces: Sequence[Pace]) -> Pace:
+    """Return the pace of several rehearsals, each of one kind of phase."""
+    return Pace(
+        steps={kind: seconds for pace in paces for kind, seconds in pace.steps.items()},
+        opening=median(pace.opening for pace in paces),
+        first=median(pace.first for pace in paces),
+        epoch=median(pace.epoch for pace in paces),
+        evaluation=median(pace.evaluation for pace in paces),
+    )

@@ -1,0 +1,278 @@
+"""What a run will take: FLOPs by stage and pass, memory and seconds, phase by phase and in all."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from frostline.flops import ELSEWHERE, Count, Work, kind_of
+from frostline.plan import Phase
+
+MOST_PHASES = 8
+"""Phases whose FLOPs are written out stage by stage; of more, each further kind has a line."""
+
+_UNITS = {"TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6, "kFLOP": 1e3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that a training step needs.
+
+    Attributes:
+        parameters: Parameters and buffers, frozen or not.
+        gradients: Gradients of what trains.
+        state: What the optimizer remembers of what trains.
+        activations: What the forward pass keeps for the backward pass.
+    """
+
+    parameters: int
+    gradients: int
+    state: int
+    activations: int
+
+    @property
+    def training(self) -> int:
+        """What a training step needs besides the network that is there before."""
+        return self.gradients + self.state + self.activations
+
+    @property
+    def choosing(self) -> int:
+        """What is needed behind the last step, when the checkpoint of the best epoch is read besides."""
+        return self.gradients + self.state + self.parameters + self.state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast this machine trains, in seconds.
+
+    Attributes:
+        steps: From one batch to the next, by the kind of the phase.
+        opening: From the start of training to the first batch.
+        first: What the first step of a phase takes longer.
+        epoch: Behind the last batch of an epoch, validation's batches aside.
+        evaluation: A batch of validation.
+    """
+
+    steps: Mapping[Hashable, float]
+    opening: float
+    first: float
+    epoch: float
+    evaluation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spell:
+    """A phase, and what it takes.
+
+    Attributes:
+        phase: The phase.
+        batches: How many batches it trains on.
+        examples: How many examples these are.
+        trainable: Parameters (scalars) that train.
+        count: What one step takes with a full batch.
+        memory: What such a step needs.
+        settled: Whether it is known what trains; else this is the most that the strategy could do.
+    """
+
+    phase: Phase
+    batches: int
+    examples: int
+    trainable: int
+    count: Count
+    memory: Memory
+    settled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run will take.
+
+    Attributes:
+        spells: Its phases in order.
+        batch_size: Examples of a full batch.
+        epochs: Epochs of the run.
+        evaluations: Batches of validation after each epoch.
+        tests: Batches of validation and test at the end, of the weights that were chosen.
+        resident: Bytes that the process, or on a GPU that memory, holds before training, the network among them;
+            0 where that is not known.
+        on_gpu: Whether training is on a GPU, where checkpoints are never read to.
+        processes: Processes that train together.
+        pace: How fast this machine is; None before that is known.
+    """
+
+    spells: Sequence[Spell]
+    batch_size: int
+    epochs: int
+    evaluations: int
+    tests: int
+    resident: int = 0
+    on_gpu: bool = False
+    processes: int = 1
+    pace: Pace | None = None
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of training in all processes."""
+        return self.processes * sum(s.count.flops * s.examples // self.batch_size for s in self.spells)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what trains in every phase."""
+        return all(spell.settled for spell in self.spells)
+
+    @property
+    def peak(self) -> int:
+        """The greatest bytes of one process."""
+        reads = self.epochs > 0 and not self.on_gpu
+        behind = self.spells[-1].memory.choosing if reads else 0
+        return self.resident + max(behind, *(spell.memory.training for spell in self.spells))
+
+    @property
+    def training(self) -> float:
+        """Seconds of the training steps."""
+        assert self.pace is not None
+        return sum(s.batches * self.step(s) + self.pace.first for s in self.spells if s.batches)
+
+    @property
+    def validating(self) -> float:
+        """Seconds between the epochs: validation, checkpoints, the log."""
+        assert self.pace is not None
+        return self.epochs * (self.pace.epoch + self.evaluations * self.pace.evaluation)
+
+    @property
+    def wall(self) -> float:
+        """Seconds from the start of training to its end, as `cost/wall_s` measures them."""
+        assert self.pace is not None
+        return self.pace.opening + self.training + self.validating
+
+    @property
+    def testing(self) -> float:
+        """Seconds of the last look at validation and test, which `cost/wall_s` leaves out."""
+        assert self.pace is not None
+        return self.tests * self.pace.evaluation
+
+    def step(self, spell: Spell) -> float:
+        """Return the seconds from one batch to the next in a phase; what was not timed lies between what was."""
+        assert self.pace is not None
+        timed = self.pace.steps
+        if (kind := kind_of(spell.phase)) in timed:
+            return timed[kind]
+        known = {s.count.flops: timed[k] for s in self.spells if (k := kind_of(s.phase)) in timed}
+        if len(known) < 2:
+            return sum(seconds * spell.count.flops / max(1, flops) for flops, seconds in known.items())
+        flops = sorted(known)
+        return float(np.interp(spell.count.flops, flops, [known[each] for each in flops]))
+
+    def at(self, pace: Pace | None, *, resident: int, on_gpu: bool) -> "Forecast":
+        """Return the same on a machine of this pace, for a process that holds so many bytes before it trains."""
+        return replace(self, pace=pace, resident=resident, on_gpu=on_gpu)
+
+    def metrics(self) -> dict[str, float]:
+        """Return what stands in a record beside what was measured, by the same names with `predicted_`."""
+        known = {"cost/predicted_train_flops": float(self.flops)}
+        if self.resident:
+            known["cost/predicted_peak_memory_mb"] = self.peak / 1e6
+        return known if self.pace is None else known | {"cost/predicted_wall_s": self.wall}
+
+
+def as_text(forecast: Forecast) -> str:
+    """Return the forecast as plain text: a table for each phase, what it needs and takes, and the sum."""
+    blocks, seen = list[str](), dict[Hashable, str]()
+    for spell in forecast.spells:
+        if (kind := kind_of(spell.phase)) in seen:
+            continue
+        seen[kind] = spell.phase.span
+        same = [other for other in forecast.spells if kind_of(other.phase) == kind]
+        blocks.append(_block(forecast, same, whole=len(seen) <= MOST_PHASES))
+    return "\n\n".join([*blocks, _total(forecast)]) + "\n"
+
+
+def _block(forecast: Forecast, same: Sequence[Spell], *, whole: bool) -> str:
+    """Describe a phase, together with those after it whose steps cost the same."""
+    first, again = same[0], len(same) - 1
+    title = first.phase.span + (f" and {again} more of the kind" if again else "")
+    if not first.settled:
+        title += ", at the most"
+    flops = sum(spell.count.flops * spell.examples // forecast.batch_size for spell in same)
+    lines = list(_stages(first.count, forecast.batch_size)) if whole else []
+    head = f"{title}: {amount(first.count.flops // forecast.batch_size)} per example, {amount(flops)} in all"
+    seconds = "" if forecast.pace is None else f"  time    {_time(forecast, same)}"
+    return "\n".join(filter(None, [head, *lines, f"  memory  {_memory(first.memory)}", seconds]))
+
+
+def _stages(count: Count, examples: int) -> Iterator[str]:
+    """Yield the lines of a table: stages as rows, passes as columns, a multiply-add counting as two."""
+    each = {name: Work(*(flops // examples for flops in work)) for name, work in count.work.items()}
+    unit = next((u for u, size in _UNITS.items() if max(map(max, each.values())) >= size), "FLOP")
+    size = _UNITS.get(unit, 1.0)
+    width = max(len(f"{unit} per example"), *map(len, each))
+    yield f"  {f'{unit} per example':{width}}  {'forward':>10}  {'input grad':>10}  {'weight grad':>11}"
+    for name, work in each.items():
+        if any(work) or name != ELSEWHERE:
+            forward, inputs, weights = (_cell(flops / size) for flops in work)
+            yield f"  {name:{width}}  {forward:>10}  {inputs:>10}  {weights:>11}"
+
+
+def _cell(number: float) -> str:
+    return f"{number:.3f}" if number else "-"
+
+
+def _memory(memory: Memory) -> str:
+    parts = {
+        "parameters": memory.parameters,
+        "gradients": memory.gradients,
+        "optimizer state": memory.state,
+        "activations": memory.activations,
+    }
+    return ", ".join(f"{name} {megabytes(size)}" for name, size in parts.items())
+
+
+def _time(forecast: Forecast, same: Sequence[Spell]) -> str:
+    step, batches = forecast.step(same[0]), sum(spell.batches for spell in same)
+    return f"{batches:,} x {1000 * step:.1f} ms = {duration(batches * step)}"
+
+
+def _total(forecast: Forecast) -> str:
+    bound = "" if forecast.settled else " at the most"
+    held, added = megabytes(forecast.resident), megabytes(forecast.peak - forecast.resident)
+    lines = [
+        f"in all{bound}: {amount(forecast.flops)} of training",
+        f"  memory  peak {megabytes(forecast.peak)}: {held} before, {added} to train and to keep the best epoch",
+    ]
+    if forecast.pace is not None:
+        lines.append(
+            f"  time    {duration(forecast.wall)}: steps {duration(forecast.training)}, "
+            f"validation and checkpoints {duration(forecast.validating)}; then test {duration(forecast.testing)}"
+        )
+    return "\n".join(lines)
+
+
+def amount(flops: float) -> str:
+    """Return FLOPs in the unit that suits them.
+
+    >>> amount(81_000_000), amount(12), amount(3.2e16)
+    ('81 MFLOP', '12 FLOP', '3.2e+04 TFLOP')
+    """
+    unit = next((unit for unit, size in _UNITS.items() if flops >= size), "FLOP")
+    return f"{flops / _UNITS.get(unit, 1.0):.3g} {unit}"
+
+
+def megabytes(size: int) -> str:
+    """Return bytes in MB of 10**6, as records have them.
+
+    >>> megabytes(1_500_000_000), megabytes(123_456)
+    ('1,500 MB', '0.1 MB')
+    """
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them.
+
+    >>> duration(0.4), duration(75.2), duration(7300)
+    ('0.4 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,96 @@
+"""A forecast of a real request leaves the run as it would have been, and its parts are those of the run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from workplace import FOREIGN, TINY, Workplace
+
+from frostline.calibration import calibrated, counted, outlook
+from frostline.checkpoint import weights_hash
+from frostline.config.compose import compose
+from frostline.data.images import ImageData
+from frostline.prepare import Prepared, open_store, prepare
+from frostline.run import execute
+
+pytestmark = FOREIGN
+QUIET = "trainer.enable_progress_bar=false"
+
+
+def request(*overrides: str) -> Prepared:
+    cfg = compose("finetune", [*TINY, QUIET, "data.augment=true", *overrides])
+    return prepare(cfg, "finetune", open_store(cfg))
+
+
+def weights(workplace: Workplace, run_id: str) -> dict[str, torch.Tensor]:
+    path: Path = workplace.store.fetch(run_id, "weights.safetensors")
+    return load_file(path)
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "lora", "head"])
+def test_a_run_is_the_same_whether_or_not_it_was_forecast(workplace: Workplace, strategy: str) -> None:
+    asked = [f"freeze={strategy}", "trainer.max_epochs=2"]
+    looked_at, left_alone = request(*asked), request(*asked)
+    before = weights_hash(looked_at.network.state_dict())
+    modes = [module.training for module in looked_at.network.modules()]
+    chance = torch.get_rng_state()
+    forecast = calibrated(looked_at, seconds=0.5)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert weights_hash(looked_at.network.state_dict()) == before
+    assert [module.training for module in looked_at.network.modules()] == modes
+    assert all(parameter.grad is None for parameter in looked_at.network.parameters())
+    store = open_store(looked_at.cfg)
+    runs = [execute(prepared, store) for prepared in (looked_at, left_alone)]
+    one, other = (weights(workplace, run.run_id) for run in runs)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for run in runs:
+        assert run.metrics["cost/predicted_train_flops"] == run.metrics["cost/train_flops"] == forecast.flops
+        assert 0 < run.metrics["cost/predicted_wall_s"] < 60
+        assert abs(run.metrics["cost/predicted_peak_memory_mb"] / run.metrics["cost/peak_memory_mb"] - 1) < 0.3
+
+
+def test_state_is_what_the_optimizer_keeps_of_what_trains(workplace: Workplace) -> None:
+    head = counted(request("freeze=head", "optimizer=sgd")).spells[0]
+    full = counted(request("freeze=full", "optimizer=adamw")).spells[0]
+    assert head.memory.gradients == head.memory.state == 4 * head.trainable
+    assert full.memory.gradients == 4 * full.trainable
+    tensors = len(list(request("freeze=full").network.parameters()))
+    assert full.memory.state == 2 * 4 * full.trainable + 4 * tensors, "two moments, and a counter for each tensor"
+
+
+def test_batches_and_examples_are_those_that_training_sees(workplace: Workplace) -> None:
+    prepared = request("data.digits=[3,4,5]", "data.shots=3", "data.val_shots=3", "trainer.max_epochs=3")
+    (spell,) = counted(prepared).spells  # 9 examples in batches of 4: one left alone is left out
+    assert (spell.batches, spell.examples) == (3 * 2, 3 * 8)
+    limited = request("data.shots=2", "trainer.max_epochs=3", "trainer.limit_train_batches=2")
+    (spell,) = counted(limited).spells
+    assert (spell.batches, spell.examples) == (3 * 2, 3 * 8)
+    assert counted(limited).evaluations == 10
+
+
+def test_without_epochs_nothing_is_trained_or_timed(workplace: Workplace) -> None:
+    forecast = calibrated(request("trainer.max_epochs=0"))
+    assert forecast.flops == 0
+    assert forecast.pace is None
+
+
+def test_what_has_still_to_be_decided_is_taken_for_all_that_trains_until_then(workplace: Workplace) -> None:
+    prepared = request("freeze=auto_rgn")
+    (phase,) = outlook(prepared.plan)
+    assert prepared.plan.trainable(phase) == sum(p.numel() for p in prepared.network.parameters())
+    assert [spell.settled for spell in counted(prepared).spells] == [False]
+
+
+def test_the_test_split_is_not_looked_at(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = request()
+    monkeypatch.setattr(ImageData, "test_dataloader", None)
+    assert calibrated(prepared, seconds=0.1).tests > counted(prepared).evaluations
+
+
+def test_what_was_compiled_is_counted_too(workplace: Workplace) -> None:
+    prepared = request("compile=eager")
+    assert counted(prepared).flops == counted(request()).flops
+    assert isinstance(prepared.network, nn.Module)
