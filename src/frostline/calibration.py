@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +11,22 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
+from frostline.batch import Batch
+from frostline.cache.cut import Cut, size_of
+from frostline.cache.cuts import NotKept
 from frostline.config.build import build
 from frostline.cost import Meter, held_bytes
 from frostline.data.order import randomness_kept
 from frostline.engine import Freezing
 from frostline.flops import Count, Counting, Work, kind_of
-from frostline.forecast import Forecast, Memory, Pace, Spell
+from frostline.forecast import Forecast, Memory, Pace, Reuse, Spell
 from frostline.freeze.full import Full
 from frostline.interruption import LAST, Interruption
 from frostline.modules import Training
+from frostline.nn.calls import twin_of
 from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared, batches_seen
 from frostline.processes import processes_of
@@ -71,6 +77,7 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
     counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
     weights = _weights(prepared.module, plan)
     shares = [min(1, epochs) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
+    reuses = _reuses(prepared, phases)
     return [
         Spell(
             phase=phase,
@@ -80,9 +87,42 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
             count=counts[kind_of(phase)],
             memory=weights.memory(phase, counts[kind_of(phase)]),
             settled=phase.start < plan.horizon,
+            reuse=reuse,
         )
-        for phase, share in zip(phases, shares, strict=True)
+        for phase, share, reuse in zip(phases, shares, reuses, strict=True)
     ]
+
+
+def _reuses(prepared: Prepared, phases: Sequence[Phase]) -> list[Reuse | None]:
+    """Return what is computed once in each phase; a cut that an earlier phase had leaves nothing to compute."""
+    cuts = [_cut(prepared, phase) for phase in phases]
+    return [
+        None if cut is None else _reuse(prepared, cut, phase, new=cut not in cuts[:place])
+        for place, (cut, phase) in enumerate(zip(cuts, phases, strict=True))
+    ]
+
+
+def _cut(prepared: Prepared, phase: Phase) -> Cut | None:
+    """Return where a phase that will be cuts the network."""
+    plan = prepared.plan
+    if prepared.cuts is None or plan.strategy.reestimates is not None or len(plan.phases) > FEW_KINDS:
+        return None
+    try:
+        return prepared.cuts.of(plan, phase)
+    except NotKept:
+        return None
+
+
+def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, new: bool) -> Reuse:
+    plan, train = prepared.plan, prepared.data.drawn("train")
+    views = min(train.different or 1, math.ceil((phase.stop - phase.start) / plan.per_epoch))
+    assert prepared.cuts is not None
+    return Reuse(
+        stages=frozenset(stage.depth.name for stage in plan.stages[: cut.depth]),
+        flops=cut.flops,
+        training=prepared.cuts.left(plan, cut, "train", views=views) if new else 0,
+        others=prepared.cuts.left(plan, cut, "val") if new else 0,
+    )
 
 
 def _counts(prepared: Prepared, phases: Sequence[Phase], *, most: int) -> dict[Hashable, Count]:
@@ -204,7 +244,7 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
     on_gpu, copied = watches[0].on_gpu, forecast.spells[0].memory.parameters
     resident = watches[0].resident - (0 if on_gpu else copied)
     pace = _joined([pace for watch in watches if (pace := watch.pace())])
-    return forecast.at(pace, resident=resident, on_gpu=on_gpu)
+    return forecast.at(replace(pace, computing=_computing(prepared)), resident=resident, on_gpu=on_gpu)
 
 
 def _in_turn(spells: Sequence[Spell]) -> list[Spell]:
@@ -216,13 +256,15 @@ def _in_turn(spells: Sequence[Spell]) -> list[Spell]:
 
 def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
     """Train a copy for some steps of a phase, as a run does, and return what timed them."""
+    cut = _cut(prepared, phase)
     module, stages, groups = deepcopy((prepared.module, prepared.plan.stages, prepared.plan.groups))
     batches = SAMPLES + 2
     plan = _Held(strategy=Full(), stages=stages, groups=groups, epochs=2, per_epoch=batches, held=phase)
     freezing = Freezing(module.network, plan)
     watch = Stopwatch(freezing, EACH)
     with randomness_kept(), quiet(), TemporaryDirectory() as folder:
-        callbacks = [freezing, Meter(freezing), watch, best_of(Path(folder)), Interruption(Path(folder) / LAST)]
+        given = [_Given(cut, module.network)] if cut else []
+        callbacks = [freezing, Meter(freezing), watch, *given, best_of(Path(folder)), Interruption(Path(folder) / LAST)]
         trainer = build(
             prepared.cfg.trainer,
             key="trainer",
@@ -239,6 +281,57 @@ def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
         data = prepared.data
         trainer.fit(module, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader())
     return watch
+
+
+class _Given(Callback):
+    """Give the network, in place of what would be kept, zeros of the same size: a step takes as long.
+
+    Args:
+        cut: Where the network is cut.
+        network: The network.
+    """
+
+    def __init__(self, cut: Cut, network: nn.Module) -> None:
+        self._cut = cut
+        self._network = network
+        self._giving = ExitStack()
+
+    def on_train_batch_start(self, trainer: object, pl_module: object, batch: Batch, batch_idx: int) -> None:
+        """Give zeros in training."""
+        self._give(batch)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Let the network compute all of itself again."""
+        self._giving.close()
+
+    def on_validation_batch_start(self, trainer: object, pl_module: object, batch: Batch, *_: object) -> None:
+        """Give zeros in validation."""
+        self._give(batch)
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        """Let the network compute all of itself again."""
+        self._giving.close()
+
+    def _give(self, batch: Batch) -> None:
+        size, device = size_of(batch.inputs), next(self._network.parameters()).device
+        zeros = [torch.zeros(s.sides, dtype=s.dtype, device=device) for s in self._cut.shapes(size)]
+        self._giving.enter_context(self._cut.giving(self._network, zeros, size))
+
+
+def _computing(prepared: Prepared) -> float:
+    """Return the seconds that a FLOP takes of what is computed to be kept, loading the examples included."""
+    cut = next(filter(None, (_cut(prepared, phase) for phase in prepared.plan.phases)), None)
+    if cut is None:
+        return 0.0
+    twin = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone)
+    spent: list[float] = []
+    for _ in range(2):  # the first one takes longer
+        begun = perf_counter()
+        with randomness_kept():
+            batch = next(iter(prepared.data.train_dataloader()))
+            cut.taken(twin, batch.inputs)
+        spent.append(perf_counter() - begun)
+    return min(spent) / (len(batch.places) * cut.flops)
 
 
 def _joined(paces: Sequence[Pace]) -> Pace:

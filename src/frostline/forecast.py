@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from frostline.errors import counted
 from frostline.flops import ELSEWHERE, Count, Work, kind_of
 from frostline.plan import Phase
 
@@ -51,6 +52,7 @@ class Pace:
         first: What the first step of a phase takes longer.
         epoch: Behind the last batch of an epoch, validation's batches aside.
         evaluation: A batch of validation.
+        computing: A FLOP of what is computed once to be kept.
     """
 
     steps: Mapping[Hashable, float]
@@ -58,6 +60,24 @@ class Pace:
     first: float
     epoch: float
     evaluation: float
+    computing: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """What the frozen stages of a phase give, computed once for each example and kept.
+
+    Attributes:
+        stages: Their names.
+        flops: What computing it takes for an example; a step is spared it.
+        training: How many training examples are still to be computed; each view of one counts.
+        others: How many examples of val are still to be computed.
+    """
+
+    stages: frozenset[str]
+    flops: float
+    training: int
+    others: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +92,7 @@ class Spell:
         count: What one step takes with a full batch.
         memory: What such a step needs.
         settled: Whether it is known what trains; else this is the most that the strategy could do.
+        reuse: What is computed once instead of in each step, or None.
     """
 
     phase: Phase
@@ -81,6 +102,16 @@ class Spell:
     count: Count
     memory: Memory
     settled: bool = True
+    reuse: Reuse | None = None
+
+    def flops(self, batch_size: int) -> float:
+        """Return the FLOPs of a step with a full batch."""
+        return self.count.flops - (self.reuse.flops * batch_size if self.reuse else 0.0)
+
+    def all_flops(self, batch_size: int) -> float:
+        """Return the FLOPs of all steps, and of what is computed once for them."""
+        once = self.reuse.flops * self.reuse.training if self.reuse else 0.0
+        return self.flops(batch_size) * self.examples / batch_size + once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +144,7 @@ class Forecast:
     @property
     def flops(self) -> int:
         """FLOPs of training in all processes."""
-        return self.processes * sum(s.count.flops * s.examples // self.batch_size for s in self.spells)
+        return self.processes * round(sum(spell.all_flops(self.batch_size) for spell in self.spells))
 
     @property
     def settled(self) -> bool:
@@ -143,7 +174,14 @@ class Forecast:
     def wall(self) -> float:
         """Seconds from the start of training to its end, as `cost/wall_s` measures them."""
         assert self.pace is not None
-        return self.pace.opening + self.training + self.validating
+        return self.pace.opening + self.computing + self.training + self.validating
+
+    @property
+    def computing(self) -> float:
+        """Seconds of computing what is kept."""
+        assert self.pace is not None
+        kept = [spell.reuse for spell in self.spells if spell.reuse]
+        return self.pace.computing * sum(reuse.flops * (reuse.training + reuse.others) for reuse in kept)
 
     @property
     def testing(self) -> float:
@@ -157,11 +195,12 @@ class Forecast:
         timed = self.pace.steps
         if (kind := kind_of(spell.phase)) in timed:
             return timed[kind]
-        known = {s.count.flops: timed[k] for s in self.spells if (k := kind_of(s.phase)) in timed}
+        known = {s.flops(self.batch_size): timed[k] for s in self.spells if (k := kind_of(s.phase)) in timed}
+        asked = spell.flops(self.batch_size)
         if len(known) < 2:
-            return sum(seconds * spell.count.flops / max(1, flops) for flops, seconds in known.items())
+            return sum(seconds * asked / max(1, flops) for flops, seconds in known.items())
         flops = sorted(known)
-        return float(np.interp(spell.count.flops, flops, [known[each] for each in flops]))
+        return float(np.interp(asked, flops, [known[each] for each in flops]))
 
     def at(self, pace: Pace | None, *, resident: int, on_gpu: bool) -> "Forecast":
         """Return the same on a machine of this pace, for a process that holds so many bytes before it trains."""
@@ -193,16 +232,30 @@ def _block(forecast: Forecast, same: Sequence[Spell], *, whole: bool) -> str:
     title = first.phase.span + (f" and {again} more of the kind" if again else "")
     if not first.settled:
         title += ", at the most"
-    flops = sum(spell.count.flops * spell.examples // forecast.batch_size for spell in same)
-    lines = list(_stages(first.count, forecast.batch_size)) if whole else []
-    head = f"{title}: {amount(first.count.flops // forecast.batch_size)} per example, {amount(flops)} in all"
+    flops, size = sum(spell.all_flops(forecast.batch_size) for spell in same), forecast.batch_size
+    lines = list(_stages(first, size)) if whole else []
+    head = f"{title}: {amount(first.flops(size) / size)} per example, {amount(flops)} in all"
+    once = f"  once    {_once(forecast, same)}" if first.reuse else ""
     seconds = "" if forecast.pace is None else f"  time    {_time(forecast, same)}"
-    return "\n".join(filter(None, [head, *lines, f"  memory  {_memory(first.memory)}", seconds]))
+    return "\n".join(filter(None, [head, *lines, once, f"  memory  {_memory(first.memory)}", seconds]))
 
 
-def _stages(count: Count, examples: int) -> Iterator[str]:
+def _once(forecast: Forecast, same: Sequence[Spell]) -> str:
+    """Say what is computed once for each example, in phases of one kind."""
+    kept = [spell.reuse for spell in same if spell.reuse]
+    examples = sum(reuse.training + reuse.others for reuse in kept)
+    told = f"{amount(kept[0].flops)} for each of {counted(examples, 'example')}"
+    if not examples:
+        return f"{amount(kept[0].flops)} per example: all of it was kept by an earlier run"
+    if forecast.pace is None:
+        return told
+    return f"{told}: {duration(forecast.pace.computing * sum(r.flops * (r.training + r.others) for r in kept))}"
+
+
+def _stages(spell: Spell, examples: int) -> Iterator[str]:
     """Yield the lines of a table: stages as rows, passes as columns, a multiply-add counting as two."""
-    each = {name: Work(*(flops // examples for flops in work)) for name, work in count.work.items()}
+    each = {name: Work(*(flops // examples for flops in work)) for name, work in spell.count.work.items()}
+    once = spell.reuse.stages if spell.reuse else frozenset[str]()
     unit = next((u for u, size in _UNITS.items() if max(map(max, each.values())) >= size), "FLOP")
     size = _UNITS.get(unit, 1.0)
     width = max(len(f"{unit} per example"), *map(len, each))
@@ -210,7 +263,7 @@ def _stages(count: Count, examples: int) -> Iterator[str]:
     for name, work in each.items():
         if any(work) or name != ELSEWHERE:
             forward, inputs, weights = (_cell(flops / size) for flops in work)
-            yield f"  {name:{width}}  {forward:>10}  {inputs:>10}  {weights:>11}"
+            yield f"  {name:{width}}  {forward:>10}  {inputs:>10}  {weights:>11}{'  once' if name in once else ''}"
 
 
 def _cell(number: float) -> str:

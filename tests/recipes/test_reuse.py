@@ -118,6 +118,17 @@ def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:
     assert bills == [30 * 4 * (forward + head), 30 * (forward + 4 * head), 30 * 4 * head]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [("freeze=head",), ("freeze=head", *VIEWS), ("freeze=gradual", "freeze.every=2", "trainer.max_epochs=10")],
+    ids=["head", "views", "gradual"],
+)
+def test_the_plan_foresees_what_is_computed_once(asked, workplace: Workplace) -> None:
+    for _ in range(2):
+        run_id = finished(workplace, *DIGITS, *asked)
+        assert cost(workplace, run_id, "predicted_train_flops") == cost(workplace, run_id, "train_flops")
+
+
 def test_nothing_is_kept_where_it_would_not_be_exact(workplace: Workplace) -> None:
     said = workplace.frostline("plan", *DIGITS, "freeze=head", "data.augment=true")
     assert said.out.splitlines()[-2] == (

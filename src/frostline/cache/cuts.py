@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from frostline.batch import Batch, moved
+from frostline.cache.content import name_of
 from frostline.cache.cut import EXAMPLES, Cut, Judge, NotExact, find_cut
 from frostline.cache.prefix import Size
 from frostline.data.split import Split
@@ -85,6 +86,11 @@ class Cuts:
     def size(self, cut: Cut) -> int:
         """Return how many bytes are kept of all examples at a cut."""
         return sum(cut.bytes(Size(len(each), each.longest)) * (each.different or 1) for each in self._splits())
+
+    def left(self, plan: Plan, cut: Cut, split: str, *, views: int = 1) -> int:
+        """Return of how many examples of a split, each view counted, it is still to be computed what a cut gives."""
+        names = (name_of(cut, self.network, plan.stages, self.data, split, view=view) for view in range(views))
+        return len(self.data.drawn(split)) * sum(not (self.folder / name).exists() for name in names)
 
     def told(self, plan: Plan) -> Iterator[str]:
         """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""
