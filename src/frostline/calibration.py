@@ -120,6 +120,7 @@ def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, new: bool) -> Reuse:
     return Reuse(
         stages=frozenset(stage.depth.name for stage in plan.stages[: cut.depth]),
         flops=cut.flops,
+        spared=cut.spared,
         training=prepared.cuts.left(plan, cut, "train", views=views) if new else 0,
         others=prepared.cuts.left(plan, cut, "val") if new else 0,
     )

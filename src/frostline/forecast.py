@@ -69,13 +69,15 @@ class Reuse:
 
     Attributes:
         stages: Their names.
-        flops: What computing it takes for an example; a step is spared it.
+        flops: What computing it takes for an example.
+        spared: What a step is spared for an example.
         training: How many training examples are still to be computed; each view of one counts.
         others: How many examples of val are still to be computed.
     """
 
     stages: frozenset[str]
     flops: float
+    spared: float
     training: int
     others: int
 
@@ -106,7 +108,7 @@ class Spell:
 
     def flops(self, batch_size: int) -> float:
         """Return the FLOPs of a step with a full batch."""
-        return self.count.flops - (self.reuse.flops * batch_size if self.reuse else 0.0)
+        return self.count.flops - (self.reuse.spared * batch_size if self.reuse else 0.0)
 
     def all_flops(self, batch_size: int) -> float:
         """Return the FLOPs of all steps, and of what is computed once for them."""

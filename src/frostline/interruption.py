@@ -154,6 +154,11 @@ class Interruption(Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @property
+    def asked(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._asked
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """Builds all that a run needs and finds what is wrong with the request, before anything is recorded or trained."""
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from frostline.regularizers.regularizer import Start
 from frostline.seeds import stream
 
 Verb = Literal["pretrain", "finetune"]
+_LIGHTNING = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.")
 DELTA = "delta.safetensors"
 """The artifact that holds what a finished run changed of the weights that it was given."""
 
@@ -300,6 +302,7 @@ def _cuts(cfg: DictConfig, verb: Verb, network: nn.Module, data: SplittedData, o
         policy=cfg.cache,
         folder=cache_folder() / "activations",
         limit=int(cfg.cache_limit_gb * 1e9),
+        recipe=json.dumps([plain(cfg.model), cfg.objective["_target_"]], default=str),
         obstacle=_in_the_way_of_a_cut(cfg),
     )
 
@@ -317,6 +320,9 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
             str(trainer.get("precision") or 32) not in ("32", "32-true")
         ),
         f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),
+        "trainer.callbacks of one's own may change what the network sees": any(
+            not str(each.get("_target_")).startswith(_LIGHTNING) for each in trainer.get("callbacks") or []
+        ),
     }
     return next((way for way, stands in ways.items() if stands), "")
 
@@ -324,6 +330,8 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
 def _refuse_what_is_not_kept(cuts: Cuts | None, plan: Plan) -> None:
     if cuts is None or cuts.policy != "require":
         return
+    if not plan.epochs:
+        raise RequestError("cache=require: nothing trains in trainer.max_epochs=0; choose cache=auto")
     if not any(plan.frozen_prefix(phase) for phase in plan.phases):
         raise RequestError("cache=require: the first stage trains from the start; choose cache=auto, or another freeze")
     for reason in cuts.refusals(plan):

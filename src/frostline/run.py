@@ -117,7 +117,8 @@ def _record(
                 folder=folder,
                 freezing=freezing,
                 meter=meter,
-                callbacks=[watch, *([cache] if cache else []), *callbacks],
+                cache=cache,
+                callbacks=[watch, *callbacks],
                 logger=RunLogger(record),
                 start=start,
             )

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from frostline.batch import moved
+from frostline.cache.prefix_cache import PrefixCache
 from frostline.config.build import build
 from frostline.cost import Meter
 from frostline.engine import Freezing
@@ -47,6 +48,7 @@ def train_and_test(
     folder: Path,
     freezing: Freezing,
     meter: Meter,
+    cache: PrefixCache | None = None,
     callbacks: Sequence[Callback] = (),
     logger: Logger | None,
     start: Path | None,
@@ -58,6 +60,8 @@ def train_and_test(
         folder: Where checkpoints are written.
         freezing: The engine.
         meter: What counts the cost.
+        cache: What gives the network what its frozen stages gave before; the meter comes after it, since what it
+            computes is no part of a step.
         callbacks: Lightning callbacks besides those that every training has.
         logger: Where Lightning logs; None in the processes that do not record.
         start: The checkpoint to go on from, or None.
@@ -70,7 +74,7 @@ def train_and_test(
     asked = [node for node in (cfg.stopping, cfg.averaging) if node]
     own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
     # The interruption comes last: a checkpoint of it holds what the others did in the same step.
-    everyone = [freezing, meter, *callbacks, best, *own, interruption]
+    everyone = [freezing, *([cache] if cache else []), meter, *callbacks, best, *own, interruption]
     trainer = build(
         cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
     )

@@ -18,11 +18,22 @@ from frostline.data.splitted import SplittedData
 from frostline.nn.stages import Stage
 
 
-def name_of(cut: Cut, network: nn.Module, stages: Sequence[Stage], data: SplittedData, split: str, *, view: int) -> str:
+def name_of(
+    cut: Cut, network: nn.Module, stages: Sequence[Stage], data: SplittedData, split: str, *, view: int, recipe: str
+) -> str:
     """Return the name under which is kept what the stages below a cut make of a split as one view shows it.
 
     It stands for the code of the network, the weights below the cut, the content of the examples in their order, how
     they are shown, and the batches in which they are computed: sums over other batches differ in their last bit.
+
+    Args:
+        cut: Where the network is cut.
+        network: The network.
+        stages: Its stages.
+        data: The data.
+        split: Which of its splits.
+        view: Which of the split's views.
+        recipe: What the network was built from.
     """
     drawn = data.drawn(split)
     parts = [
@@ -31,6 +42,8 @@ def name_of(cut: Cut, network: nn.Module, stages: Sequence[Stage], data: Splitte
         next(network.parameters()).device.type,
         repr(cut),
         repr(network),
+        recipe,
+        *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
         *_sources(network),
         weights_hash(_below(cut, network, stages)),
         json.dumps(data.shown(), sort_keys=True, default=str),

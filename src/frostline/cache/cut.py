@@ -22,6 +22,8 @@ EXAMPLES = 3
 """How many examples a cut is proved on; one fewer is still a batch that batch normalisation can train on."""
 
 _TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+_OTHER_COMPANY = 1e-5
+"""How far apart, as a share of the largest, sums are that were taken in another order, in another batch."""
 
 Judge = Callable[[nn.Module, Batch], Sequence[Tensor]]
 """What must be the same with and without the cache: loss and outputs of a network for a batch."""
@@ -41,7 +43,8 @@ class Cut:
         calls: The calls of these in a forward pass; of the tail, where there is one, as its arguments.
         tail: The module that alone runs above the cut, where that is all of the network that is left.
         blind: Whether the rest of the network does not look at the inputs, which then need not be loaded.
-        flops: What the stages below take for an example, a multiply-add as two.
+        flops: What it takes to compute what is kept of an example, a multiply-add as two.
+        spared: What the network is spared for an example that is given.
     """
 
     depth: int
@@ -50,6 +53,7 @@ class Cut:
     tail: str | None = None
     blind: bool = False
     flops: float = 0.0
+    spared: float = 0.0
 
     @property
     def kept(self) -> list[tuple[int, int, Kept]]:
@@ -138,7 +142,8 @@ def find_cut(
     names = tuple(outermost(stages[:depth]))
     _refuse_watched(network, names)
     with randomness_kept():
-        search = _Search(twin_of(network, parameter=Tensor.detach, buffer=torch.clone), names, modes, batch, judge)
+        twin, above = twin_of(network, parameter=Tensor.detach, buffer=torch.clone), tuple(outermost(stages[depth:]))
+        search = _Search(twin, names, modes, batch, judge, above=above)
         try:
             return search.tail(_only(stages[depth:]), depth=depth) or search.cut(depth=depth)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:  # whatever a network says
@@ -166,7 +171,14 @@ class _Search:
     """Finds a cut on a network that may be played with."""
 
     def __init__(
-        self, network: nn.Module, modules: tuple[str, ...], modes: Mapping[str, bool], batch: Batch, judge: Judge
+        self,
+        network: nn.Module,
+        modules: tuple[str, ...],
+        modes: Mapping[str, bool],
+        batch: Batch,
+        judge: Judge,
+        *,
+        above: tuple[str, ...],
     ) -> None:
         self._network = network
         self._modules = modules
@@ -174,6 +186,7 @@ class _Search:
         self._batch = batch
         self._judge = judge
         self._size = size_of(batch.inputs)
+        self._above = above
 
     def tail(self, name: str | None, *, depth: int) -> Cut | None:
         """Return the cut that leaves one module of the network to be run, None where that is not the same."""
@@ -203,14 +216,42 @@ class _Search:
         Raises:
             NotExact: The network does not do the same with it.
         """
-        if not self._same(found, self._batch.inputs):
+        if self._draws_below() or not self._same(found, self._batch.inputs):
             raise NotExact("what the frozen part gives for an example is not always the same")
-        return replace(found, blind=self._blind(found), flops=self._flops(found))
+        if not self._is_of_each_alone(found):
+            raise NotExact("what the frozen part gives for an example depends on the others of its batch")
+        return replace(found, blind=self._blind(found), flops=self._flops(found), spared=self._spared(found))
 
     def _flops(self, found: Cut) -> float:
         with FlopCounterMode(display=False) as counter:
             found.taken(self._network, self._batch.inputs)
         return float(counter.get_total_flops()) / self._size.examples
+
+    def _spared(self, found: Cut) -> float:
+        kept = found.taken(self._network, self._batch.inputs)
+        with torch.no_grad(), FlopCounterMode(display=False) as whole:
+            self._network(self._batch.inputs)
+        with torch.no_grad(), FlopCounterMode(display=False) as rest, found.giving(self._network, kept, self._size):
+            self._network(self._batch.inputs)
+        return float(whole.get_total_flops() - rest.get_total_flops()) / self._size.examples
+
+    def _draws_below(self) -> bool:
+        """Tell whether the network draws anything at random before it is through with the prefix, while it trains."""
+        self._set_modes(training=True)
+        watch = _Draws()
+        with torch.no_grad(), watch.over(self._network, below=self._modules, above=self._above):
+            self._network(self._batch.inputs)
+        return watch.found
+
+    def _is_of_each_alone(self, found: Cut) -> bool:
+        """Tell whether what is kept of an example is the same without the others, and without any padding."""
+        self._set_modes(training=False)
+        together = found.taken(self._network, self._batch.inputs)
+        for place, inputs in enumerate(_each_alone(self._batch)):
+            for whole, (row,) in zip(together, found.taken(self._network, inputs), strict=True):
+                if not nearly(whole[place][tuple(slice(side) for side in row.shape)], row):
+                    return False
+        return True
 
     def _looked_at(self, *, training: bool) -> Iterator[tuple[int, int]]:
         """Yield the outputs that a gradient reaches from outside the prefix, by call and place in its output."""
@@ -267,11 +308,20 @@ class _Search:
                 raise
             return Call(module=module)
 
-    def _same(self, cut: Cut, inputs: Any) -> bool:
-        """Tell whether the network does the same with what is kept, whatever its inputs are then."""
-        mask = _mask_of(self._batch.inputs)
+    def _same(
+        self,
+        cut: Cut,
+        inputs: Any,
+    ) -> bool:
+        """Tell whether the network does the same with what is kept, whatever its inputs are then.
+
+        Args:
+            cut: Where it is cut.
+            inputs: What it is shown then.
+        """
+        mask = mask_of(self._batch.inputs)
         self._set_modes(training=False)
-        kept = [_without_padding(tensor, mask) for tensor in cut.taken(self._network, self._batch.inputs)]
+        kept = [without_padding(tensor, mask) for tensor in cut.taken(self._network, self._batch.inputs)]
         for training in (True, False):
             self._set_modes(training=training)
             seed_global_generators(1)  # in evaluation, what a network draws it draws from the seed 0
@@ -285,29 +335,77 @@ class _Search:
 
     def _blind(self, cut: Cut) -> bool:
         inputs = self._batch.inputs
-        return isinstance(inputs, Tensor) and self._same(cut, torch.full_like(inputs, torch.nan))
+        unseen = isinstance(inputs, Tensor) and not _is_watched(self._network)
+        return unseen and self._same(cut, torch.full_like(inputs, torch.nan))
 
     def _set_modes(self, *, training: bool) -> None:
         for name, module in self._network.named_modules():
             module.training = training and self._modes.get(name, True)
 
 
-def _mask_of(inputs: Any) -> Tensor | None:
+class _Draws:
+    """Notices what a network draws at random before it is through with some modules, unless others of it draw it.
+
+    Attributes:
+        found: Whether it drew something.
+    """
+
+    def __init__(self) -> None:
+        self.found = False
+        self._state = torch.get_rng_state()
+        self._between = False
+
+    @contextmanager
+    def over(self, network: nn.Module, *, below: Sequence[str], above: Sequence[str]) -> Iterator[None]:
+        """Watch the forward passes in this context: what is drawn in the modules `above` is their own."""
+        handles: list[Any] = []
+        for name in below:
+            module = network.get_submodule(name)
+            handles += [module.register_forward_pre_hook(self._below), module.register_forward_hook(self._below)]
+        for name in above:
+            module = network.get_submodule(name)
+            handles += [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _moved(self) -> bool:
+        return not torch.equal(torch.get_rng_state(), self._state)
+
+    def _below(self, *_: object) -> None:
+        self.found = self.found or self._between or self._moved()
+
+    def _enter(self, *_: object) -> None:
+        self._between = self._between or self._moved()
+
+    def _leave(self, *_: object) -> None:
+        self._state = torch.get_rng_state()
+
+
+def mask_of(inputs: Any) -> Tensor | None:
     """Return which tokens are none of padding, (B, L); None where there are no tokens."""
     return inputs["attention_mask"] if size_of(inputs).tokens else None
 
 
-def _without_padding(tensor: Tensor, mask: Tensor | None) -> Tensor:
+def without_padding(tensor: Tensor, mask: Tensor | None) -> Tensor:
     """Return a tensor with 0 for padding: in a longer batch an example has more of it than when it was kept."""
     if mask is None or tensor.shape[:2] != mask.shape:
         return tensor
     return tensor * mask.view(*mask.shape, *[1] * (tensor.ndim - 2)).to(tensor.dtype)
 
 
+def nearly(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors that were computed in different batches are the same, but for rounding."""
+    most = float(one.double().abs().max()) if one.numel() else 0.0
+    return torch.allclose(one.double(), other.double(), rtol=1e-4, atol=_OTHER_COMPANY * most, equal_nan=True)
+
+
 def _close(real: Tensor, ours: Tensor, mask: Tensor | None) -> bool:
     if real.shape != ours.shape:
         return False
-    real, ours = (_without_padding(tensor, mask) for tensor in (real, ours))
+    real, ours = (without_padding(tensor, mask) for tensor in (real, ours))
     return torch.allclose(real.detach().double(), ours.detach().double(), equal_nan=True, **_TOLERANCE)
 
 
@@ -319,20 +417,39 @@ def _smaller(batch: Batch) -> Any:
     return {name: part[:, :-1] if part.shape[1:2] == (tokens,) else part for name, part in inputs.items()}
 
 
+def _each_alone(batch: Batch) -> Iterator[Any]:
+    """Yield the inputs of each example by itself; of a text, without what it was padded with."""
+    tokens = size_of(batch.inputs).tokens
+    for each in batch.examples():
+        if tokens:
+            length = int(each.inputs["attention_mask"].sum())
+            yield {name: p[:, :length] if p.shape[1:2] == (tokens,) else p for name, p in each.inputs.items()}
+        else:
+            yield each.inputs
+
+
 def _described(pair: Sequence[Noted], sizes: Sequence[Size], looked_at: Collection[int]) -> Call:
     larger, smaller = pair
     if larger.structure != smaller.structure:
         raise NotExact(f"what '{larger.module}' gives is not one row for each example")
     content = [
-        _leaf(tensors, sizes, keep=part in looked_at, module=larger.module)
-        if isinstance(tensors[0], Tensor)
-        else tensors[0]
-        for part, tensors in enumerate(zip(larger.content, smaller.content, strict=True))
+        _leaf(parts, sizes, keep=place in looked_at, module=larger.module)
+        if isinstance(parts[0], Tensor)
+        else _constant(parts, module=larger.module)
+        for place, parts in enumerate(zip(larger.content, smaller.content, strict=True))
     ]
     return Call(module=larger.module, content=tuple(content), structure=larger.structure)
 
 
+def _constant(parts: Sequence[Any], *, module: str) -> Any:
+    """Return what an output holds besides tensors, which must not depend on the batch."""
+    if parts[0] != parts[1]:
+        raise NotExact(f"what '{module}' gives depends on the batch")
+    return parts[0]
+
+
 def _leaf(tensors: Sequence[Tensor], sizes: Sequence[Size], *, keep: bool, module: str) -> Leaf:
+    keep = keep or not tensors[0].is_floating_point()  # no gradient tells who looks at a mask
     shapes = [tuple(tensor.shape) for tensor in tensors]
     found = [_side(lengths, sizes) for lengths in zip(*shapes, strict=True)]
     sides = tuple(side for side in found if side is not None)

@@ -40,6 +40,7 @@ class Cuts:
         policy: What the config says.
         folder: Where what is kept lies.
         limit: How many bytes may lie there.
+        recipe: What the network was built from, in words that tell it from any other.
         obstacle: What in the config stands in the way of any cut, or nothing.
     """
 
@@ -49,6 +50,7 @@ class Cuts:
     policy: Policy
     folder: Path
     limit: int
+    recipe: str
     obstacle: str = ""
     _found: dict[tuple[int, frozenset[str]], Cut | NotExact] = field(default_factory=dict, init=False)
 
@@ -66,7 +68,7 @@ class Cuts:
         if self.policy != "require" and _lasting(plan, phase) <= views * plan.per_epoch:
             raise NotKept("no example comes twice before more of it thaws")
         cut = self._cut(plan, phase, depth)
-        if self.policy != "require" and cut.flops < WORTH * cut.bytes(Size(1, self.data.drawn("train").longest)):
+        if self.policy != "require" and cut.spared < WORTH * cut.bytes(Size(1, self.data.drawn("train").longest)):
             raise NotKept("computing it again takes no longer than reading it")
         if self.size(cut) > self.limit:
             needed = f"{self.size(cut) / 1e9:.1f} GB would be kept"
@@ -89,8 +91,12 @@ class Cuts:
 
     def left(self, plan: Plan, cut: Cut, split: str, *, views: int = 1) -> int:
         """Return of how many examples of a split, each view counted, it is still to be computed what a cut gives."""
-        names = (name_of(cut, self.network, plan.stages, self.data, split, view=view) for view in range(views))
+        names = (self.name(plan, cut, split, view) for view in range(views))
         return len(self.data.drawn(split)) * sum(not (self.folder / name).exists() for name in names)
+
+    def name(self, plan: Plan, cut: Cut, split: str, view: int) -> str:
+        """Return the name under which is kept what a cut gives of a view of a split."""
+        return name_of(cut, self.network, plan.stages, self.data, split, view=view, recipe=self.recipe)
 
     def told(self, plan: Plan) -> Iterator[str]:
         """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""
@@ -108,7 +114,7 @@ class Cuts:
 
     def refusals(self, plan: Plan) -> Iterator[str]:
         """Yield why a phase that begins with frozen stages cannot keep what these give."""
-        for phase in plan.phases[:MOST_PHASES]:
+        for phase in plan.phases:
             try:
                 if plan.frozen_prefix(phase):
                     self.of(plan, phase)

@@ -10,10 +10,9 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from frostline.batch import Batch, moved
-from frostline.cache.content import name_of
-from frostline.cache.cut import Cut, NotExact, size_of
+from frostline.cache.cut import EXAMPLES, Cut, NotExact, mask_of, nearly, size_of, without_padding
 from frostline.cache.cuts import Cuts, NotKept
-from frostline.cache.prefix import Size
+from frostline.cache.prefix import Kept, Size
 from frostline.cache.shelf import Shelf
 from frostline.data.order import randomness_kept
 from frostline.data.whole import NotWritten
@@ -22,6 +21,10 @@ from frostline.plan import Phase, Plan
 
 _SHARE_OF_GPU = 0.25
 """How much of a GPU's free memory what is kept may take there; what is larger is read from the disk."""
+
+
+class _Hurried(Exception):  # noqa: N818 (no error: who asked to stop does not wait for what would be kept)
+    """The run was asked to stop while something was computed to be kept."""
 
 
 class Engine(Protocol):
@@ -62,6 +65,8 @@ class PrefixCache(Callback):
         self._phase: Phase | None = None
         self._cut: Cut | None = None
         self._kept: dict[tuple[str, int], Sequence[Tensor]] = {}
+        self._never: set[tuple[str, int]] = set()
+        self._others: Sequence[object] = ()
         self._giving = ExitStack()
         self.computed = 0
         self.given = 0
@@ -71,12 +76,26 @@ class PrefixCache(Callback):
         """Return how many examples' frozen stages were computed to be kept, and how many times they were given."""
         return {"cost/prefix_computed": float(self.computed), "cost/prefix_given": float(self.given)}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was computed, given and not kept so far."""
+        return {"computed": self.computed, "given": self.given, "reasons": dict(self.reasons)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where an interrupted run stopped."""
+        self.computed, self.given = state_dict["computed"], state_dict["given"]
+        self.reasons = dict(state_dict["reasons"])
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember the other callbacks, one of which may be asked to stop."""
+        self._others = trainer.callbacks  # type: ignore[attr-defined]
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cut the network as this phase allows, and have ready what this epoch is given."""
         self._enter(trainer.current_epoch)
         ends = trainer.current_epoch * self._engine.plan.per_epoch + self._engine.plan.per_epoch
         stays = self._cut is not None and self._engine.plan.known(ends - 1) and self._stays_until(ends)
-        _look_away(trainer.train_dataloader, blind=stays and self._blind)
+        known = ("train", self._view(trainer.current_epoch)) in self._kept
+        _look_away(trainer.train_dataloader, blind=stays and known and self._blind)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -157,15 +176,15 @@ class PrefixCache(Callback):
         try:
             self._cut = self._cuts.of(self._engine.plan, phase)
         except NotKept as reason:
-            self._without(str(reason))
+            self._tell(str(reason))
 
     def _forget(self) -> None:
         self._cut = None
         self._kept.clear()
+        self._never.clear()
 
-    def _without(self, reason: str) -> None:
-        """Go on without a cut in this phase."""
-        self._forget()
+    def _tell(self, reason: str) -> None:
+        """Keep why frozen stages run in every epoch, and refuse that where it must not be."""
         if self._phase is not None and self._engine.plan.frozen_prefix(self._phase):
             self.reasons[self._phase.span] = reason
             if self._cuts.policy == "require":
@@ -174,37 +193,69 @@ class PrefixCache(Callback):
     def _evaluate(self, split: str, loader: Any, limit: float) -> None:
         if self._cut is not None and limit == 1.0:
             self._have(split, 0)
-            _look_away(loader, blind=self._blind)
+            _look_away(loader, blind=self._blind and (split, 0) in self._kept)
 
     def _have(self, split: str, view: int) -> None:
-        """Fetch, or compute, what the cut gives of a split, unless that is at hand."""
+        """Fetch, or compute, what the cut gives of a split, unless that is at hand or cannot be had."""
         cut = self._cut
-        if (split, view) in self._kept or cut is None:
+        if cut is None or (split, view) in self._kept or (split, view) in self._never:
             return
         drawn = self._cuts.data.drawn(split)
-        network, stages = self._cuts.network, self._engine.plan.stages
-        name = name_of(cut, network, stages, self._cuts.data, split, view=view)
-        shapes = cut.shapes(Size(len(drawn), drawn.longest))
         try:
-            kept = self._shelf.entry(name, shapes, lambda tensors: self._fill(cut, split, view, tensors))
+            kept = self._shelf.entry(
+                self._cuts.name(self._engine.plan, cut, split, view),
+                cut.shapes(Size(len(drawn), drawn.longest)),
+                lambda tensors: self._fill(cut, split, view, tensors),
+                right=lambda tensors: self._is_right(cut, split, view, tensors),
+            )
             self._kept[split, view] = self._held(kept)
+        except _Hurried:
+            return
         except (NotExact, NotWritten) as reason:
-            self._without(str(reason))
+            self._never.add((split, view))
+            self._tell(str(reason))
 
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
-        drawn, network = self._cuts.data.drawn(split), self._cuts.network
-        with randomness_kept(), _evaluating(network):
+        """Compute what is kept of all examples of a split."""
+        drawn = self._cuts.data.drawn(split)
+        with randomness_kept(), _evaluating(self._cuts.network):
             for batch in self._cuts.data.in_order(drawn, view=view):
-                inputs = moved(batch.inputs, self._device)
+                if any(getattr(other, "asked", False) for other in self._others):
+                    raise _Hurried
                 rows = slice(int(batch.places[0]), int(batch.places[-1]) + 1)
-                for tensor, (*_, leaf), taken in zip(tensors, cut.kept, cut.taken(network, inputs), strict=True):
-                    size = size_of(inputs)
-                    if tuple(taken.shape) != tuple(side.of(size) for side in leaf.sides):
-                        raise NotExact("what the frozen part gives is not of one size for all examples")
-                    _beginning(tensor[rows], leaf, size)[:] = taken
+                for tensor, taken in zip(tensors, self._taken(cut, batch), strict=True):
+                    tensor[rows][tuple(slice(side) for side in taken.shape)] = taken
         self.computed += len(drawn)
         if split == "train":
             self._bill.spend(cut.flops * len(drawn))
+
+    def _taken(self, cut: Cut, batch: Batch) -> list[Tensor]:
+        """Return what is kept of a batch.
+
+        Raises:
+            NotExact: It is not as large as it was when the cut was found.
+        """
+        inputs = moved(batch.inputs, self._device)
+        taken = cut.taken(self._cuts.network, inputs)
+        if [tuple(tensor.shape) for tensor in taken] != [shape.sides for shape in cut.shapes(size_of(inputs))]:
+            raise NotExact("what the frozen part gives is not of one size for all examples")
+        return taken
+
+    def _is_right(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> bool:
+        """Tell whether what lies on the shelf is what the network gives: of code, a name cannot hold everything."""
+        drawn = self._cuts.data.drawn(split)
+        first = view * len(drawn)
+        batch = drawn.__getitems__(range(first, first + min(EXAMPLES, len(drawn))))
+        with randomness_kept(), _evaluating(self._cuts.network):
+            taken = self._taken(cut, batch)
+        size = size_of(batch.inputs)
+        rows = [_beginning(tensor[batch.places], leaf, size) for tensor, leaf in _leaves(cut, tensors)]
+        mask = mask_of(batch.inputs)
+        both = [
+            [without_padding(each, mask) for each in (there.cpu(), here)]
+            for there, here in zip(taken, rows, strict=True)
+        ]
+        return all(nearly(*pair) for pair in both)
 
     def _give(self, split: str, batch: Batch, *, view: int = 0) -> None:
         kept, cut = self._kept.get((split, view)), self._cut
@@ -213,7 +264,7 @@ class PrefixCache(Callback):
         size = size_of(batch.inputs)
         rows = [
             _beginning(tensor[batch.places.to(tensor.device)], leaf, size).to(self._device)
-            for tensor, (*_, leaf) in zip(kept, cut.kept, strict=True)
+            for tensor, leaf in _leaves(cut, kept)
         ]
         self._giving.enter_context(cut.giving(self._cuts.network, rows, size))
         self.given += len(batch.places)
@@ -245,7 +296,13 @@ class PrefixCache(Callback):
         )
 
 
-def _beginning(rows: Tensor, leaf: Any, size: Size) -> Tensor:
+def _leaves(cut: Cut, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Kept]]:
+    """Yield tensors that are kept with what is known of their shape."""
+    for tensor, (*_, leaf) in zip(tensors, cut.kept, strict=True):
+        yield tensor, leaf
+
+
+def _beginning(rows: Tensor, leaf: Kept, size: Size) -> Tensor:
     """Return, of rows that are as long as the longest example of all, what a batch has."""
     for place, side in enumerate(leaf.sides):
         if side.tokens:

@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from frostline.data.whole import PARTIAL, NotWritten, whole_or_not
@@ -44,13 +45,21 @@ class Shelf:
         self._folder = folder
         self._limit = limit
 
-    def entry(self, name: str, shapes: Sequence[Shape], fill: Callable[[Sequence[Tensor]], None]) -> list[Tensor]:
+    def entry(
+        self,
+        name: str,
+        shapes: Sequence[Shape],
+        fill: Callable[[Sequence[Tensor]], None],
+        *,
+        right: Callable[[Sequence[Tensor]], bool] = lambda _: True,
+    ) -> list[Tensor]:
         """Return the tensors of an entry, made now where they are not here.
 
         Args:
             name: What tells its content from any other.
             shapes: Of its tensors.
             fill: Writes them into the tensors that it is given.
+            right: Tells whether an entry that is here holds what it should; one that does not is made anew.
 
         Raises:
             NotWritten: There is no room, or no right to write there.
@@ -58,39 +67,85 @@ class Shelf:
         place = self._folder / name
         try:
             (self._folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-            with FileLock(self._folder / _LOCKS / name):
-                if not place.exists():
-                    self._make_room(sum(shape.bytes for shape in shapes), name)
-                    with whole_or_not(place) as partial:
-                        _write(partial, shapes, fill)
-                os.utime(place)
-                return [_mapped(place / str(i), shape, shared=False) for i, shape in enumerate(shapes)]
+            with self._lock(name):
+                if _is_whole(place, shapes) and right(found := _opened(place, shapes)):
+                    os.utime(place)
+                    return found
+                self._throw_out(place)
+                for left in self._folder.glob(f"{PARTIAL}{name}-*"):  # by a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                self._make_room(sum(shape.bytes for shape in shapes))
+                with whole_or_not(place) as partial:
+                    _write(partial, shapes, fill)
+                return _opened(place, shapes)
         except OSError as error:
             raise NotWritten(self._folder, error) from error
 
-    def _make_room(self, wanted: int, name: str) -> None:
-        """Throw out what a killed process left of this entry, and the least recently used until there is room."""
-        for left in self._folder.glob(f"{PARTIAL}{name[:16]}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+    def _lock(self, name: str, timeout: float = -1) -> FileLock:
+        return FileLock(self._folder / _LOCKS / name, timeout=timeout)
+
+    def _make_room(self, wanted: int) -> None:
+        """Throw out what is left of other entries by half, and those used least recently until there is room."""
+        self._sweep()
         entries = sorted(self._entries(), key=lambda entry: entry[0])
         taken = wanted + sum(size for _, size, _ in entries)
         for _, size, place in entries:
             if taken <= self._limit:
                 return
-            shutil.rmtree(place, ignore_errors=True)
-            taken -= size
+            with self._unless_in_use(place.name) as free:
+                if free:
+                    self._throw_out(place)
+                    taken -= size
+
+    def _sweep(self) -> None:
+        """Remove what is not whole and nobody works on."""
+        for left in self._folder.glob(f"{PARTIAL}*"):
+            with self._unless_in_use(left.name.removeprefix(PARTIAL).partition("-")[0]) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
+
+    @contextmanager
+    def _unless_in_use(self, name: str) -> Iterator[bool]:
+        """Hold the lock of an entry, and tell whether it could be had at once."""
+        lock = self._lock(name, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _throw_out(self, place: Path) -> None:
+        """Remove an entry; first its name goes, so that it is never there by half."""
+        gone = self._folder / f"{PARTIAL}{place.name}-gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            place.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            gone.unlink()  # a file, where somebody has put one
 
     def _entries(self) -> list[tuple[float, int, Path]]:
         """Return when each entry was used, what it takes, and where it is; others may be throwing them out just now."""
         found = []
         for place in self._folder.iterdir():
-            try:
-                if place.name != _LOCKS:
+            with suppress(FileNotFoundError):
+                if place.is_dir() and place.name != _LOCKS and not place.name.startswith(PARTIAL):
                     size = sum(file.stat().st_size for file in place.iterdir())
                     found.append((place.stat().st_mtime, size, place))
-            except FileNotFoundError:
-                continue
         return found
+
+
+def _is_whole(place: Path, shapes: Sequence[Shape]) -> bool:
+    """Tell whether an entry is there, with all its files, each as long as it must be."""
+    files = [place / str(i) for i in range(len(shapes))]
+    return all(file.is_file() and file.stat().st_size == s.bytes for file, s in zip(files, shapes, strict=True))
+
+
+def _opened(place: Path, shapes: Sequence[Shape]) -> list[Tensor]:
+    return [_mapped(place / str(i), shape, shared=False) for i, shape in enumerate(shapes)]
 
 
 def _write(folder: Path, shapes: Sequence[Shape], fill: Callable[[Sequence[Tensor]], None]) -> None:

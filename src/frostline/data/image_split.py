@@ -80,9 +80,9 @@ class ImageSplit(Split):
         """Whether what is shown of an example depends on the others of its batch."""
         return self.mixing is not None
 
-    def without_inputs(self, places: NDArray[np.int64]) -> Batch:
+    def without_inputs(self, keys: Sequence[int]) -> Batch:
         """Return a batch with NaN for images, so that whoever looks at them notices."""
-        size = self.spec.size
+        size, places = self.spec.size, np.asarray(keys, dtype=np.int64) % len(self)
         images = torch.full((), torch.nan).expand(len(places), 3, size, size)
         return Batch(images, torch.from_numpy(self.examples.targets(places)), torch.from_numpy(places))
 

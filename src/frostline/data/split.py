@@ -61,9 +61,9 @@ class Split(Dataset[Batch], ABC):
             places: The examples' places in the split, (B,).
         """
 
-    def without_inputs(self, places: NDArray[np.int64]) -> Batch:
+    def without_inputs(self, keys: Sequence[int]) -> Batch:
         """Return a batch of which nobody looks at the inputs, without their being loaded where that can be spared."""
-        return self.__getitems__(places.tolist())
+        return self.__getitems__(keys)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -74,10 +74,9 @@ class Split(Dataset[Batch], ABC):
 
     def __getitems__(self, keys: Sequence[int]) -> Batch:
         """Return a whole batch."""
-        numbers = np.asarray(keys, dtype=np.int64)
-        epochs, places = np.divmod(np.where(numbers < 0, ~numbers, numbers), len(self))
-        if numbers[0] < 0:
-            return self.without_inputs(places)
+        if keys[0] < 0:
+            return self.without_inputs([~key for key in keys])
+        epochs, places = np.divmod(np.asarray(keys, dtype=np.int64), len(self))
         rows = self.examples.rows[places].tolist()
         shown = [self.show(row) for row in rows] if self.seed is None else self._random(self.seed, rows, epochs, places)
         return self.collate(shown, places)

@@ -35,7 +35,7 @@ def whole_or_not(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(dir=folder.parent, prefix=f"{PARTIAL}{folder.name[:16]}-"))
+        partial = Path(mkdtemp(dir=folder.parent, prefix=f"{PARTIAL}{folder.name}-"))
     except OSError as error:
         raise NotWritten(folder.parent, error) from error
     try:

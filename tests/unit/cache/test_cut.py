@@ -78,6 +78,12 @@ NETWORKS = {
 }
 
 
+def in_other_company(cut: Cut, network: nn.Module, batch: Batch) -> list[torch.Tensor]:
+    """What is kept of a batch, taken from two of its halves."""
+    halves = [cut.taken(network, batch.part(part).inputs) for part in (slice(0, 2), slice(2, 4))]
+    return [torch.cat(rows) for rows in zip(*halves, strict=True)]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_other_examples_come_out_the_same_at_every_stage(name, tmp_path) -> None:
     torch.manual_seed(0)
@@ -90,14 +96,14 @@ def test_other_examples_come_out_the_same_at_every_stage(name, tmp_path) -> None
         cut = cut_at(depth, network, batch, loss, parts)
         network.eval()
         real = judge(network, other)
-        kept = cut.taken(network, other.inputs)
+        kept = in_other_company(cut, network, other)
         assert [len(tensor) for tensor in kept] == [4] * len(cut.kept)
         inputs = torch.full_like(other.inputs, torch.nan) if cut.blind else other.inputs
         with cut.giving(network, kept, size_of(other.inputs)):
             ours = judge(network, other._replace(inputs=inputs))
         with cut.giving(network, [tensor.flip(0) for tensor in kept], size_of(other.inputs)):
             wrong = judge(network, other._replace(inputs=inputs))
-        torch.testing.assert_close(ours, real)
+        torch.testing.assert_close(ours, real, rtol=1e-4, atol=1e-5)
         assert not torch.equal(wrong[1], real[1]), f"{name} does not look at what was kept below stage {depth}"
 
 
@@ -143,6 +149,41 @@ class Noisy(Toy):
         return super().forward(images + torch.randn_like(images) if self.training else images)
 
 
+class Centred(Toy):
+    """A network whose first stage takes the mean of the batch off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+
+
+class Skipping(Toy):
+    """A network that leaves a block out at random, though seldom."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        if not self.training or torch.rand(()) > 0.001:
+            x = self.first(x)
+        return self.fc(self.pool(self.third(self.second(x))).flatten(1))
+
+
+class Counting(Toy):
+    """A network whose first stage says how many examples it saw."""
+
+    class Stem(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+            return super().forward(x), len(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = self.Stem(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps, count = self.conv(x)
+        x = self.third(self.second(self.first(torch.relu(self.norm(maps)))))
+        return self.fc(self.pool(x).flatten(1)) * count
+
+
 def refusal(network: nn.Module, batch: Batch, cut: int = 2) -> str:
     parts = stages(network, batch.inputs[:2])
     with pytest.raises(NotExact) as caught:
@@ -152,6 +193,23 @@ def refusal(network: nn.Module, batch: Batch, cut: int = 2) -> str:
 
 def test_what_differs_from_pass_to_pass_is_not_cut() -> None:
     assert refusal(Noisy(), images()) == "what the frozen part gives for an example is not always the same"
+
+
+def test_what_depends_on_the_others_of_its_batch_is_not_cut() -> None:
+    said = "what the frozen part gives for an example depends on the others of its batch"
+    assert refusal(Centred(), images()) == said
+    assert refusal(Counting(), images(), cut=1) == "what 'conv' gives depends on the batch"
+
+
+def test_what_is_left_out_at_random_is_not_cut_however_seldom() -> None:
+    assert refusal(Skipping(), images()) == "what the frozen part gives for an example is not always the same"
+
+
+def test_inputs_that_somebody_listens_to_are_shown() -> None:
+    network, batch = Toy(classes=CLASSES), images()
+    network.register_forward_pre_hook(lambda *_: None)
+    parts = stages(network, batch.inputs[:2])
+    assert not cut_at(2, network, batch, Classification(), parts).blind
 
 
 def test_what_somebody_listens_to_is_not_cut() -> None:

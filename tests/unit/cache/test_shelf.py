@@ -102,6 +102,27 @@ def test_the_least_used_is_thrown_out_and_its_reader_keeps_it(tmp_path) -> None:
     assert first[0].tolist() == [[1, 1], [1, 1]]
 
 
+def test_an_entry_by_half_or_a_wrong_one_is_made_anew(tmp_path) -> None:
+    shelf = Shelf(tmp_path, limit=10**6)
+    shelf.entry("one", FOUR, of(1))
+    (tmp_path / "one" / "0").unlink()
+    assert shelf.entry("one", FOUR, of(2))[0][0, 0] == 2
+    (tmp_path / "one" / "0").write_bytes(b"short")
+    assert shelf.entry("one", FOUR, of(3))[0][0, 0] == 3
+    assert shelf.entry("one", FOUR, of(4), right=lambda tensors: tensors[0][0, 0] == 4)[0][0, 0] == 4
+    (tmp_path / "two").write_text("a file in its place")
+    assert shelf.entry("two", FOUR, of(5))[0][0, 0] == 5
+    (tmp_path / ".DS_Store").write_text("a stray file")
+    assert shelf.entry("three", FOUR, of(6))[0][0, 0] == 6
+
+
+def test_what_another_process_is_making_is_not_thrown_out(tmp_path) -> None:
+    process = filling(tmp_path / "shelf", tmp_path / "log", 3)
+    wait_for(tmp_path / "log")
+    Shelf(tmp_path / "shelf", limit=FOUR[0].bytes).entry("two", FOUR, of(1))
+    assert process.communicate()[0].strip() == "28.0"
+
+
 def test_where_nothing_can_be_written_a_sentence_says_what_to_do(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotWritten) as caught:
