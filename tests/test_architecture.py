@@ -14,7 +14,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"runner", "compare", "resume", "wise_ft", "soup"},
     {"study", "display", "rank", "weight_space"},
     {"run"},
-    {"dossier", "training", "launch"},
+    {"dossier", "training", "launch", "beginnings"},
     {"prepare", "run_logger", "interrupted"},
     {"refusals", "init_from"},
     {"cost"},
