@@ -16,7 +16,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"study", "display", "rank", "weight_space"},
     {"run"},
     {"calibration"},
-    {"dossier", "training", "launch"},
+    {"dossier", "training", "launch", "beginnings"},
     {"prepare", "run_logger", "interrupted"},
     {"refusals", "init_from"},
     {"stopwatch"},

@@ -40,6 +40,7 @@ class Meter(Callback):
         self._begun = 0.0
         self._step_begun = 0.0
         self._wall = 0.0
+        self._shared = {"flops": 0.0, "wall": 0.0}
         self._trainable = 0
         self._on_gpu = False
         self._processes = 1
@@ -96,12 +97,14 @@ class Meter(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the bill so far."""
         wall = perf_counter() - self._begun
-        return {"flops": self._flops, "steps": list(self._steps), "wall": wall, "trainable": self._trainable}
+        bill = {"flops": self._flops, "steps": list(self._steps), "wall": wall, "trainable": self._trainable}
+        return {**bill, "shared": dict(self._shared)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the bill of a run that was interrupted."""
+        """Go on with the bill of a run that was interrupted, or that another run begins from."""
         self._flops, self._steps = state_dict["flops"], state_dict["steps"]
         self._wall, self._trainable = state_dict["wall"], state_dict["trainable"]
+        self._shared = state_dict.get("shared", self._shared)  # older checkpoints share nothing
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave torch's counting mode, which is global, if a step broke off."""
@@ -110,13 +113,18 @@ class Meter(Callback):
         self._wall = perf_counter() - self._begun if self._begun else 0.0
 
     def metrics(self) -> dict[str, float]:
-        """Return the bill, by the names under which MLflow keeps it."""
+        """Return the bill, by the names under which MLflow keeps it.
+
+        It is that of the whole run, as if it had been alone; what is shared of it was spent once, by another run.
+        """
         return {
             "cost/wall_s": self._wall,
             "cost/step_ms": 1000 * median(self._steps) if self._steps else 0.0,
             "cost/train_flops": self._flops * self._processes,
             "cost/peak_memory_mb": _peak_memory_mb(on_gpu=self._on_gpu),
             "cost/trainable_params": float(self._trainable),
+            "cost/shared_flops": self._shared["flops"] * self._processes,
+            "cost/shared_wall_s": self._shared["wall"],
         }
 
 

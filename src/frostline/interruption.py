@@ -7,7 +7,7 @@ random generators, the place in the data, and the metrics that Lightning logs on
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +36,17 @@ class Continued:
     """An interrupted run that goes on.
 
     Attributes:
-        run_id: Its id; None for a fork, which is a run of its own.
+        run_id: Its id; None for a fork, which becomes a run of its own.
         folder: Where its checkpoints are.
         anew: Groups of the config that a fork has changed.
+        logged: What the run that left the checkpoints had logged until then, by metric, to be logged in this one's
+            record too: each step and its value; None where that is not wanted, or they are its own.
     """
 
     run_id: str | None
     folder: Path
     anew: frozenset[str] = frozenset()
+    logged: Mapping[str, Sequence[tuple[int, float]]] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the same in types that JSON knows."""
@@ -76,12 +79,19 @@ class Continued:
                 checkpoint["callbacks"][key].update(_moved(checkpoint["callbacks"][key], str(folder.resolve())))
             else:  # a finished run has left it; the fork chooses among its own epochs
                 checkpoint["callbacks"].pop(key)
+        if (self.run_id is None or self.logged is not None) and "Meter" in checkpoint["callbacks"]:
+            _count_as_shared(checkpoint["callbacks"]["Meter"])
         if "freeze" in self.anew:
             checkpoint["callbacks"].pop("Freezing", None)
         if not self.anew.isdisjoint({"freeze", "optimizer", "scheduler"}):
             checkpoint |= {"optimizer_states": [], "lr_schedulers": []}
         torch.save(checkpoint, folder / "start.ckpt")
         return folder / "start.ckpt"
+
+
+def _count_as_shared(bill: dict[str, Any]) -> None:
+    """Note on the bill of a fork that all until here was spent by another run."""
+    bill["shared"] = {"flops": bill["flops"], "wall": bill["wall"]}
 
 
 def _moved(state: Mapping[str, Any], folder: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from frostline.cache.cut import judge_of
 from frostline.cache.cuts import Cuts
 from frostline.checkpoint import Carried, weights_hash
 from frostline.config.build import build
-from frostline.config.effective import effective, plain, signature
+from frostline.config.effective import WITHOUT_EFFECT, effective, plain, signature
 from frostline.data.splitted import SplittedData
 from frostline.data.whole import cache_folder
 from frostline.delta import fingerprints
@@ -65,6 +65,8 @@ class Prepared:
     unfilled: frozenset[str]
     """Names of the parameters that no weights filled; where there was no `init_from`, of the head's alone."""
     signature: str
+    apart_from_freeze: str
+    """What the run shares with those that differ from it in the strategy alone: the signature without that."""
     weights: str
     fingerprints: Mapping[str, str]
     attached: Attached | None
@@ -134,6 +136,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     module.unmoving = _unmoving(cfg, plan)
     cuts = _cuts(cfg, verb, network, data, objective)
     _refuse_what_is_not_kept(cuts, plan)
+    content = _content(model, verb=verb, data=data.fingerprint(), weights=start, network=layers)
     _recompute_and_compile(cfg, network, plan)
     return Prepared(
         verb=verb,
@@ -143,7 +146,8 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         plan=plan,
         carried=carried,
         unfilled=unfilled,
-        signature=_signature(cfg, plan, verb=verb, data=data.fingerprint(), weights=start, network=layers, model=model),
+        signature=_signature(cfg, plan, content),
+        apart_from_freeze=signature(plain(cfg), exclude=WITHOUT_EFFECT | {"freeze"}, extra=content),
         weights=start,
         fingerprints=fresh,
         attached=attached,
@@ -208,9 +212,14 @@ def _attach(
     return attach(network, parts, strategy.adapter, example=_example(data), seed=stream(seed, "adapter"))
 
 
-def _signature(cfg: DictConfig, plan: Plan, *, model: Backbone, **content: str) -> str:
-    """Return what two runs share that are the same: their configs, and what these stand for here and now."""
-    extra = {**content, "input": repr(model.input)}
+def _content(model: Backbone, **content: str) -> dict[str, str]:
+    """Return what a config stands for here and now."""
+    return {**content, "input": repr(model.input)}
+
+
+def _signature(cfg: DictConfig, plan: Plan, content: Mapping[str, str]) -> str:
+    """Return what two runs share that are the same: their configs, and what these stand for."""
+    extra = dict(content)
     if plan.strategy.content:
         extra["freeze"] = plan.strategy.content
     return signature(plain(cfg), extra=extra)

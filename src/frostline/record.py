@@ -14,7 +14,7 @@ import re
 import socket
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -113,6 +113,11 @@ class Store:
         """Return a finished run of this signature, the newest."""
         return next((run for run in self.runs(signature=signature) if run.info.status == "FINISHED"), None)
 
+    def history(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """Return what a run has logged until now: by metric, each step and its value."""
+        names = self.run(run_id).data.metrics
+        return {n: [(m.step, m.value) for m in self.client.get_metric_history(run_id, n)] for n in names}
+
     def record(self, name: str, *, tags: Mapping[str, str], parent: str | None = None) -> "RunRecord":
         """Open the record of a new run, a child of `parent` where that is given."""
         nested = {"mlflow.parentRunId": parent} if parent else {}
@@ -134,8 +139,8 @@ class Store:
     def resume(self, run_id: str) -> "RunRecord":
         """Open the record of an interrupted run again; what it has logged up to a step is not logged twice."""
         record = self.reopen(run_id)
-        for key in self.run(run_id).data.metrics:
-            record.logged[key] = max(metric.step for metric in self.client.get_metric_history(run_id, key))
+        for key, points in self.history(run_id).items():
+            record.logged[key] = max(step for step, _ in points)
         return record
 
     @classmethod
@@ -223,11 +228,19 @@ class Store:
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """The open record of one run; a context manager that closes it."""
+    """The open record of one run; a context manager that closes it.
+
+    Attributes:
+        store: Where it is.
+        run_id: The run.
+        logged: By metric, the step up to which nothing is logged again.
+        taken_over: The last step of what was taken over from another run; -1 where nothing was.
+    """
 
     store: Store
     run_id: str
     logged: dict[str, int] = field(default_factory=dict)
+    taken_over: int = -1
     _metrics: list[Metric] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -267,6 +280,15 @@ class RunRecord:
         named = {_UNNAMEABLE.sub("_", key): float(value) for key, value in metrics.items()}
         new = {key: value for key, value in named.items() if step > self.logged.get(key, -1)}
         self._metrics += [Metric(key, value, int(time() * 1000), step) for key, value in new.items()]
+
+    def take_over(self, history: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Log what another run had logged where this one goes on from it; up to there nothing is logged twice."""
+        for key, points in history.items():
+            for step, value in points:
+                self.metrics({key: value}, step=step)
+            last = max(step for step, _ in points)
+            self.logged[key] = max(self.logged.get(key, -1), last)
+            self.taken_over = max(self.taken_over, last)
 
     def flush(self) -> None:
         """Write the metrics gathered so far."""

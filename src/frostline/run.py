@@ -78,7 +78,7 @@ def _accompany(prepared: Prepared) -> Outcome:
     with quiet():
         measured = train_and_test(
             prepared,
-            folder=_folder(run_id),
+            folder=folder_of(run_id),
             freezing=freezing,
             meter=Meter(freezing),
             logger=None,
@@ -101,13 +101,17 @@ def _record(
     again = continued.run_id if continued else None
     record = store.resume(again) if again else store.record(name_of(known), tags=known, parent=parent)
     with _told_how_to_go_on(record.run_id), record, quiet():
-        if not again:
+        if again:
+            record.tags(tags)
+        else:
             record_request(prepared, record)
+        if continued and continued.logged:
+            record.take_over(continued.logged)
         freezing = Freezing(prepared.network, prepared.plan)
         meter, watch = Meter(freezing), Stopwatch(freezing)
         cache = PrefixCache(prepared.cuts, freezing, meter) if prepared.cuts else None
         forecast = counted(prepared, thrifty=True)
-        folder = _folder(record.run_id)
+        folder = folder_of(record.run_id)
         ended = False
         try:
             start = continued.checkpoint_in(folder, complete=prepared.module.complete) if continued else None
@@ -138,7 +142,7 @@ def _record(
 
 def checkpoints(store: Store, run_id: str) -> Path:
     """Return the folder of a run's checkpoints: what a killed process left behind, else what its record holds."""
-    left = _folder(run_id)
+    left = folder_of(run_id)
     return left if (left / LAST).exists() or not store.has(run_id, KEPT) else store.fetch(run_id, KEPT)
 
 
@@ -149,7 +153,7 @@ def _refuse_a_folder_that_cannot_be_written() -> None:
         )
 
 
-def _folder(run_id: str) -> Path:
+def folder_of(run_id: str) -> Path:
     """Return where a run writes while it trains."""
     return Path("outputs") / run_id
 

@@ -26,7 +26,7 @@ class RunLogger(Logger):
         super().__init__()
         self.waiting: list[tuple[dict[str, float], int]] = []
         self._record = record
-        self._last_step = -1
+        self._last_step = record.taken_over
         self._written = monotonic()
 
     @property

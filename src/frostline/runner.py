@@ -1,12 +1,12 @@
 """Runs what is missing of a study, and records what was asked.
 
 The study is a run of MLflow and its runs are that run's children. A run whose signature is already recorded is not run
-again, so that an interrupted or widened study goes on where it stopped.
+again, so that an interrupted or widened study goes on where it stopped. What runs have in common is trained once.
 """
 
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from socket import gethostname
 from typing import Any, Protocol
@@ -15,16 +15,17 @@ import yaml
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
+from frostline.beginnings import Beginning, Beginnings, Course, Leaving, course_of, names_for, those_that_share
 from frostline.config.build import build
 from frostline.config.compose import compose
 from frostline.errors import ConfigError, Mistakes, RequestError
-from frostline.interruption import Continued
+from frostline.interruption import LAST, Continued
 from frostline.modules import headline
 from frostline.nearest import did_you_mean
 from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, open_store, prepare
-from frostline.record import RunRecord, Store
-from frostline.run import Outcome, checkpoints, execute
+from frostline.record import Run, RunRecord, Store
+from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.study import PRETRAINED, STUDY, Study
 
 QUIET = ("trainer.enable_progress_bar=false",)
@@ -73,6 +74,7 @@ class _StudyRun:
     parent: RunRecord
     display: Display
     progress: Progress
+    beginnings: Beginnings
 
     def pretrain(self) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
@@ -82,11 +84,26 @@ class _StudyRun:
             ids[called], _ = self.once(prepare(cfg, "pretrain", self.store), label, "pretrain")
         return ids
 
-    def fill(self, cfg: DictConfig, arm: str, seed: int) -> None:
-        """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on."""
+    def fill_all(self, configs: Mapping[str, DictConfig], seed: int, courses: Mapping[str, Course]) -> None:
+        """Run all arms with one seed; what those of these courses have in common is trained by the first of them."""
+        waiting = {arm: course for arm, course in courses.items() if not self.store.finished(course.signature)}
+        for arm, cfg in configs.items():
+            waiting.pop(arm, None)
+            self.fill(cfg, arm, seed, alike=waiting.values() if arm in courses else None)
+        self.beginnings.remove({name for course in courses.values() for name in course.names})
+
+    def fill(self, cfg: DictConfig, arm: str, seed: int, *, alike: Collection[Course] | None) -> None:
+        """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on.
+
+        Args:
+            cfg: The run's config.
+            arm: Its arm.
+            seed: Its seed.
+            alike: Runs to come that may begin alike; None where no run of the study does.
+        """
         label = f"{arm} seed {seed}"
         try:
-            run_id, reused = self.once(prepare(cfg, "finetune", self.store), label, arm)
+            run_id, reused = self.once(prepare(cfg, "finetune", self.store), label, arm, alike=alike)
             self.progress.runs[arm][seed] = run_id
             self.progress.reused += reused
         except Exception as error:
@@ -95,22 +112,26 @@ class _StudyRun:
             self.display.end(label, f"FAILED: {error}")
         self.parent.json("study.json", self.manifest())
 
-    def once(self, prepared: Prepared, label: str, arm: str) -> tuple[str, bool]:
+    def once(
+        self, prepared: Prepared, label: str, arm: str, *, alike: Collection[Course] | None = None
+    ) -> tuple[str, bool]:
         """Return the id of a finished run of this signature, and whether it was there before."""
         if done := self.store.finished(prepared.signature):
             self.display.skip(label)
             return done.info.run_id, True
-        follow = self.display.begin(label)
-        tags = {"study": self.name, "arm": arm}
+        course = Course(signature=prepared.signature) if alike is None else course_of(prepared)
+        begun = self.begun(course.signature)
+        beginning = None if begun and (begun.folder / LAST).exists() else self.beginnings.longest(course)
+        leaving = Leaving(self.beginnings, names_for(course, alike or ()), store=self.store, arm=arm)
         outcome = execute(
             prepared,
             self.store,
-            tags=tags,
+            tags={"study": self.name, "arm": arm} | (beginning.tags if beginning else {}),
             parent=self.parent.run_id,
-            callbacks=[follow],
-            continued=self.begun(prepared.signature),
+            callbacks=[self.display.begin(label), leaving],
+            continued=beginning.for_run(begun.run_id if begun else None) if beginning else begun,
         )
-        self.display.end(label, _result(outcome))
+        self.display.end(label, _result(outcome, beginning))
         return outcome.run_id, False
 
     def begun(self, signature: str) -> Continued | None:
@@ -118,6 +139,25 @@ class _StudyRun:
         runs = self.store.runs(signature=signature, study=self.name)
         killed = next((run.info.run_id for run in runs if run.info.status == "KILLED"), None)
         return None if killed is None else Continued(run_id=killed, folder=checkpoints(self.store, killed))
+
+    def courses(self, configs: Mapping[str, DictConfig], arms: Collection[str]) -> dict[str, Course]:
+        """Return the courses of some arms' runs; what is wrong with one is told when its turn comes."""
+        found = {}
+        for arm in arms:
+            with suppress(Exception):
+                found[arm] = course_of(prepare(configs[arm], "finetune", self.store))
+        return found
+
+    def close(self) -> None:
+        """Record what the runs came to together, and what they shared."""
+        runs = [self.store.run(run_id) for seeds in self.progress.runs.values() for run_id in seeds.values()]
+        own = [run for run in runs if run.data.tags.get("frostline.study") == self.name]
+        shared = [_shared(run) for run in own if "frostline.forked_at" in run.data.tags]
+        self.parent.json("shared.json", shared)
+        given = sum(run.data.metrics.get("cost/prefix_given", 0.0) for run in own)
+        spared = {"study/shared_flops": sum(each["flops"] for each in shared), "study/prefix_given": given}
+        self.parent.metrics({"study/failed": len(self.progress.failed), "study/reused": self.progress.reused, **spared})
+        self.beginnings.close()
 
     def manifest(self) -> dict[str, Any]:
         """Return what a comparison needs to know: what was asked, and which run answers what."""
@@ -150,14 +190,34 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
     with _reopened(store, name) as parent:
         parent.text("study.yaml", yaml.safe_dump(asdict(study), sort_keys=False))
         running = _StudyRun(
-            study=study, name=name, overrides=overrides, store=store, parent=parent, display=display, progress=progress
+            study=study,
+            name=name,
+            overrides=overrides,
+            store=store,
+            parent=parent,
+            display=display,
+            progress=progress,
+            beginnings=Beginnings(folder_of(parent.run_id) / "beginnings"),
         )
         start_from(configs.values(), running.pretrain())
-        _refuse_wrong_arms(study, configs, store)
-        for (arm, seed), cfg in configs.items():  # all arms of a seed first: a study cut short is still balanced
-            running.fill(cfg, arm, seed)
-        parent.metrics({"study/failed": len(progress.failed), "study/reused": progress.reused})
+        _run_all(running, configs)
     return store, parent.run_id, progress
+
+
+def _run_all(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> None:
+    """Run all arms of a seed before those of the next: a study that is cut short is still balanced."""
+    first, *others = running.study.seeds
+    courses = those_that_share(_refuse_wrong_arms(running.study, configs, running.store))
+    running.fill_all(_of(configs, first), first, courses)
+    for seed in others:
+        runs = _of(configs, seed)
+        running.fill_all(runs, seed, running.courses(runs, courses))
+    running.close()
+
+
+def _of(configs: Mapping[tuple[str, int], DictConfig], seed: int) -> dict[str, DictConfig]:
+    """Return the configs of one seed, by arm."""
+    return {arm: cfg for (arm, each), cfg in configs.items() if each == seed}
 
 
 def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
@@ -208,14 +268,17 @@ def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | Non
         cfg.init_from = pretrained.get(cfg.init_from, cfg.init_from)
 
 
-def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store) -> None:
-    """Find what is wrong with any arm before the first run."""
-    mistakes, prepared = Mistakes(), []
+def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store) -> dict[str, Course]:
+    """Find what is wrong with any arm before the first run; return how each begins with the first seed."""
+    mistakes, courses, metrics = Mistakes(), {}, []
     for arm in study.arms:
         with mistakes.gathered(), named(arm):
-            prepared.append(prepare(configs[arm, study.seeds[0]], "finetune", store))
+            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store)
+            courses[arm] = course_of(prepared)
+            metrics.append(scalars(prepared.module.test_metrics))
     mistakes.refuse()
-    _refuse_unknown_metric(study, scalars(prepared[0].module.test_metrics))
+    _refuse_unknown_metric(study, metrics[0])
+    return courses
 
 
 def _measured(cfg: DictConfig) -> Iterable[str]:
@@ -243,6 +306,21 @@ def _reopened(store: Store, name: str) -> RunRecord:
     return store.record(name, tags={"phase": "study", "study": name})
 
 
-def _result(outcome: Outcome) -> str:
+def _result(outcome: Outcome, beginning: Beginning | None) -> str:
     name, value = headline(outcome.metrics)
-    return f"{name} {value:.4f} in {outcome.metrics['cost/wall_s']:.1f} s"
+    seconds = outcome.metrics["cost/wall_s"] - outcome.metrics["cost/shared_wall_s"]
+    return f"{name} {value:.4f} in {seconds:.1f} s{f', {beginning}' if beginning else ''}"
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """Say which run a run began from, where, and what was not spent again."""
+    tags, metrics = run.data.tags, run.data.metrics
+    return {
+        "run": run.info.run_id,
+        "arm": tags["frostline.arm"],
+        "seed": int(tags["frostline.seed"]),
+        "from": tags["frostline.forked_from"],
+        "step": int(tags["frostline.forked_at"]),
+        "flops": metrics["cost/shared_flops"],
+        "wall_s": metrics["cost/shared_wall_s"],
+    }

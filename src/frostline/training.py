@@ -73,8 +73,9 @@ def train_and_test(
     cfg, best, interruption = prepared.cfg, best_of(folder), Interruption(folder / LAST)
     asked = [node for node in (cfg.stopping, cfg.averaging) if node]
     own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
-    # The interruption comes last: a checkpoint of it holds what the others did in the same step.
-    everyone = [freezing, *([cache] if cache else []), meter, *callbacks, best, *own, interruption]
+    # The interruption comes last: a checkpoint of it holds what the others did in the same step. Lightning moves what
+    # writes checkpoints behind all others, in this order: what copies one holds what was chosen in the same epoch.
+    everyone = [freezing, *([cache] if cache else []), meter, best, *callbacks, *own, interruption]
     trainer = build(
         cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
     )

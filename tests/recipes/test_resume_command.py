@@ -101,7 +101,9 @@ def test_a_fork_of_a_finished_run_trains_on_and_chooses_among_its_own_epochs(wor
     run_id = workplace.train("finetune", "data.digits=[3,4]", "optimizer.lr=0.3", "trainer.max_epochs=3")
     forked = workplace.frostline("resume", run_id, "fork=true", "trainer.max_epochs=4", "optimizer.lr=1.0")
     assert forked.code == 0, forked.err
-    assert workplace.store.run(forked.run_id).data.metrics["best/epoch"] == 3
+    metrics = workplace.store.run(forked.run_id).data.metrics
+    assert metrics["best/epoch"] == 3
+    assert 0 < metrics["cost/shared_flops"] < metrics["cost/train_flops"]
 
 
 def test_a_broken_checkpoint_is_told_and_without_any_the_run_begins_anew(workplace: Workplace) -> None:

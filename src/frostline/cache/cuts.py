@@ -64,8 +64,7 @@ class Cuts:
         if not depth:
             raise NotKept("the first stage trains")
         self._refuse_by_data()
-        views = self.data.drawn("train").different or 1
-        if self.policy != "require" and _lasting(plan, phase) <= views * plan.per_epoch:
+        if self.policy != "require" and not self._lasts(plan, phase):
             raise NotKept("no example comes twice before more of it thaws")
         cut = self._cut(plan, phase, depth)
         if self.policy != "require" and cut.spared < WORTH * cut.bytes(Size(1, self.data.drawn("train").longest)):
@@ -74,6 +73,10 @@ class Cuts:
             needed = f"{self.size(cut) / 1e9:.1f} GB would be kept"
             raise NotKept(f"{needed}, more than cache_limit_gb={self.limit / 1e9:g} allows")
         return cut
+
+    def terms(self, plan: Plan, phase: Phase) -> str:
+        """Return what decides, besides network, data and what trains, whether the network is cut in a phase."""
+        return f"{self.policy} {self.limit} {self.policy == 'require' or self._lasts(plan, phase)}"
 
     def of_the_end(self, plan: Plan) -> Cut:
         """Return where the network is cut, once trained, below all that has trained at any time.
@@ -120,6 +123,11 @@ class Cuts:
                     self.of(plan, phase)
             except NotKept as reason:
                 yield f"{phase.span}: {reason}"
+
+    def _lasts(self, plan: Plan, phase: Phase) -> bool:
+        """Tell whether an example comes in the same view twice before a phase ends."""
+        views = self.data.drawn("train").different or 1
+        return _lasting(plan, phase) > views * plan.per_epoch
 
     def _refuse_by_data(self) -> None:
         train = self.data.drawn("train")

@@ -24,7 +24,8 @@ class Measured:
     Attributes:
         score: The study's metric on the test set.
         pairing: A hash of the first batch and of the new head; empty where unknown.
-        cost: Any of `wall_s`, `step_ms`, `train_flops`, `peak_memory_mb`, `trainable_params`, in these units.
+        cost: Any of `wall_s`, `step_ms`, `train_flops`, `peak_memory_mb`, `trainable_params`, in these units;
+            of the whole run as if made alone, also where it began from what another one had trained.
         frozen_intact: What the integrity audit found; None where there was none.
     """
 
