@@ -18,7 +18,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"calibration"},
     {"dossier", "training", "launch", "beginnings"},
     {"prepare", "run_logger", "interrupted"},
-    {"refusals", "init_from"},
+    {"refusals", "init_from", "reuse"},
     {"stopwatch"},
     {"cost", "forecast"},
     {"engine", "plan_figure", "interruption", "flops"},
@@ -77,7 +77,19 @@ def test_only_the_record_imports_mlflow() -> None:
 
 def test_only_the_verbs_side_sees_a_dictconfig() -> None:
     seeing = {home(path) for path in FILES if any(name.split(".")[0] == "omegaconf" for name in imported(path))}
-    assert seeing <= {"runner", "run", "dossier", "prepare", "config", "resume", "training", "rank", "refusals", "bill"}
+    assert seeing <= {
+        "runner",
+        "run",
+        "dossier",
+        "prepare",
+        "config",
+        "resume",
+        "training",
+        "rank",
+        "refusals",
+        "bill",
+        "reuse",
+    }
 
 
 def test_no_file_is_a_drawer_for_everything() -> None:

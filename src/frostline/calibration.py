@@ -31,7 +31,7 @@ from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared, batches_seen
 from frostline.processes import processes_of
 from frostline.stopwatch import SAMPLES, Stopwatch
-from frostline.training import best_of, quiet
+from frostline.training import best_of, last_of, quiet
 
 EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
@@ -265,7 +265,8 @@ def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
     watch = Stopwatch(freezing, EACH)
     with randomness_kept(), quiet(), TemporaryDirectory() as folder:
         given = [_Given(cut, module.network)] if cut else []
-        callbacks = [freezing, Meter(freezing), watch, *given, best_of(Path(folder)), Interruption(Path(folder) / LAST)]
+        kept = [best_of(Path(folder)), last_of(Path(folder)), Interruption(Path(folder) / LAST)]
+        callbacks = [freezing, Meter(freezing), watch, *given, *kept]
         trainer = build(
             prepared.cfg.trainer,
             key="trainer",

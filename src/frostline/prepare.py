@@ -1,7 +1,6 @@
 """Builds all that a run needs and finds what is wrong with the request, before anything is recorded or trained."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 
 from frostline.audit import digest
 from frostline.batch import Batch, tensors_in
-from frostline.cache.cut import judge_of
 from frostline.cache.cuts import Cuts
 from frostline.checkpoint import Carried, weights_hash
 from frostline.config.build import build
 from frostline.config.effective import WITHOUT_EFFECT, effective, plain, signature
 from frostline.data.splitted import SplittedData
-from frostline.data.whole import cache_folder
 from frostline.delta import fingerprints
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.freeze.full import Full
@@ -44,10 +41,10 @@ from frostline.refusals import (
     refuse_unknown_metric,
 )
 from frostline.regularizers.regularizer import Start
+from frostline.reuse import cuts_for
 from frostline.seeds import stream
 
 Verb = Literal["pretrain", "finetune"]
-_LIGHTNING = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.")
 DELTA = "delta.safetensors"
 """The artifact that holds what a finished run changed of the weights that it was given."""
 
@@ -134,8 +131,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     refuse_unknown_metric(plan, module)
     _refuse_wrong_savings(cfg, plan)
     module.unmoving = _unmoving(cfg, plan)
-    cuts = _cuts(cfg, verb, network, data, objective)
-    _refuse_what_is_not_kept(cuts, plan)
+    cuts = None if verb == "pretrain" else cuts_for(cfg, plan, network, data, objective)
     content = _content(model, verb=verb, data=data.fingerprint(), weights=start, network=layers)
     _recompute_and_compile(cfg, network, plan)
     return Prepared(
@@ -299,52 +295,6 @@ def _unmoving(cfg: DictConfig, plan: Plan) -> frozenset[str]:
     """Return what no checkpoint need hold; all is held where other weights stand in, or other processes take part."""
     several = processes_of(plain(cfg.trainer)) > 1
     return frozenset() if cfg.averaging or several or not plan.epochs else frozenset(plan.never_moves())
-
-
-def _cuts(cfg: DictConfig, verb: Verb, network: nn.Module, data: SplittedData, objective: Objective) -> Cuts | None:
-    if verb == "pretrain" or cfg.cache == "off":
-        return None
-    return Cuts(
-        network=network,
-        data=data,
-        judge=judge_of(objective),
-        policy=cfg.cache,
-        folder=cache_folder() / "activations",
-        limit=int(cfg.cache_limit_gb * 1e9),
-        recipe=json.dumps([plain(cfg.model), cfg.objective["_target_"]], default=str),
-        obstacle=_in_the_way_of_a_cut(cfg),
-    )
-
-
-def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
-    """Return what in a config keeps a network from being cut, in words; nothing where it can be."""
-    trainer = cfg.trainer
-    partial = [key for key in ("limit_train_batches", "limit_val_batches") if trainer.get(key) not in (None, 1.0)]
-    ways = {
-        "several processes share the data": processes_of(plain(trainer)) > 1,
-        "what is compiled is not cut": cfg.compile is not None,
-        "activation_checkpointing runs the network's parts again": cfg.activation_checkpointing,
-        "averaging lets other weights stand for the network's": cfg.averaging is not None,
-        f"trainer.precision={trainer.get('precision')} is not that of what is kept": (
-            str(trainer.get("precision") or 32) not in ("32", "32-true")
-        ),
-        f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),
-        "trainer.callbacks of one's own may change what the network sees": any(
-            not str(each.get("_target_")).startswith(_LIGHTNING) for each in trainer.get("callbacks") or []
-        ),
-    }
-    return next((way for way, stands in ways.items() if stands), "")
-
-
-def _refuse_what_is_not_kept(cuts: Cuts | None, plan: Plan) -> None:
-    if cuts is None or cuts.policy != "require":
-        return
-    if not plan.epochs:
-        raise RequestError("cache=require: nothing trains in trainer.max_epochs=0; choose cache=auto")
-    if not any(plan.frozen_prefix(phase) for phase in plan.phases):
-        raise RequestError("cache=require: the first stage trains from the start; choose cache=auto, or another freeze")
-    for reason in cuts.refusals(plan):
-        raise RequestError(f"cache=require: {reason}; mend that, or choose cache=auto")
 
 
 def _module(

@@ -75,7 +75,7 @@ def train_and_test(
     own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
     # The interruption comes last: a checkpoint of it holds what the others did in the same step. Lightning moves what
     # writes checkpoints behind all others, in this order: what copies one holds what was chosen in the same epoch.
-    everyone = [freezing, *([cache] if cache else []), meter, best, *callbacks, *own, interruption]
+    everyone = [freezing, *([cache] if cache else []), meter, best, last_of(folder), *callbacks, *own, interruption]
     trainer = build(
         cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
     )
@@ -119,8 +119,13 @@ def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:
 
 
 def best_of(folder: Path) -> ModelCheckpoint:
-    """Keep the epoch of the lowest validation loss, to be tested, and the last, to be resumed."""
-    return ModelCheckpoint(folder, Path(BEST).stem, monitor="val/loss", save_last=True, enable_version_counter=False)
+    """Keep the epoch of the lowest validation loss, to be tested."""
+    return ModelCheckpoint(folder, Path(BEST).stem, monitor="val/loss", enable_version_counter=False)
+
+
+def last_of(folder: Path) -> ModelCheckpoint:
+    """Keep the last epoch, to be resumed; `save_last` of the other would keep the last of those that were the best."""
+    return ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
 
 
 def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:

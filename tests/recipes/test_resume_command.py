@@ -11,6 +11,8 @@ import yaml
 from test_cli import LAST_LINE, environment, start, wait_for
 from workplace import FOREIGN, TINY, Workplace
 
+from frostline.interruption import position
+
 pytestmark = FOREIGN
 RUN = (*TINY, "data.digits=[3,4]", "freeze=gradual", "freeze.every=40", "trainer.max_epochs=120", "data.shots=8")
 
@@ -136,3 +138,11 @@ def test_unknown_runs_and_foreign_code_are_refused(workplace: Workplace) -> None
     assert said.code == 2
     assert "config.yaml: names 'os.system', which no file of conf/ names and no trusted package defines" in said.err
     assert not Path("owned").exists()
+
+
+def test_the_last_epoch_is_kept_also_where_it_is_not_the_best(workplace: Workplace) -> None:
+    run_id = workplace.train(
+        "finetune", "freeze=head", "optimizer.lr=1e-12", "scheduler=constant", "trainer.max_epochs=3"
+    )
+    assert workplace.store.run(run_id).data.metrics["best/epoch"] == 0
+    assert position(workplace.store.fetch(run_id, "checkpoints/last.ckpt")) == {"epoch": 3, "batch": 0}

@@ -1,0 +1,77 @@
+"""Whether a config lets what frozen stages give be kept, and where."""
+
+import json
+
+from omegaconf import DictConfig
+from torch import nn
+
+from frostline.cache.cut import judge_of
+from frostline.cache.cuts import Cuts
+from frostline.config.effective import plain
+from frostline.data.splitted import SplittedData
+from frostline.data.whole import cache_folder
+from frostline.errors import RequestError
+from frostline.objectives.objective import Objective
+from frostline.plan import Plan
+from frostline.processes import processes_of
+
+_LIGHTNING = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.")
+
+
+def cuts_for(cfg: DictConfig, plan: Plan, network: nn.Module, data: SplittedData, objective: Objective) -> Cuts | None:
+    """Return where a run can do without computing its frozen stages again; None where that was not asked for.
+
+    Args:
+        cfg: The run's config.
+        plan: What trains when.
+        network: The network.
+        data: What it is trained on.
+        objective: What must be the same with and without.
+
+    Raises:
+        RequestError: It is required, and cannot be.
+    """
+    if cfg.cache == "off":
+        return None
+    cuts = Cuts(
+        network=network,
+        data=data,
+        judge=judge_of(objective),
+        policy=cfg.cache,
+        folder=cache_folder() / "activations",
+        limit=int(cfg.cache_limit_gb * 1e9),
+        recipe=json.dumps([plain(cfg.model), cfg.objective["_target_"]], default=str),
+        obstacle=_in_the_way_of_a_cut(cfg),
+    )
+    if cfg.cache == "require":
+        _refuse_what_is_not_kept(cuts, plan)
+    return cuts
+
+
+def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
+    """Return what in a config keeps a network from being cut, in words; nothing where it can be."""
+    trainer = cfg.trainer
+    partial = [key for key in ("limit_train_batches", "limit_val_batches") if trainer.get(key) not in (None, 1.0)]
+    ways = {
+        "several processes share the data": processes_of(plain(trainer)) > 1,
+        "what is compiled is not cut": cfg.compile is not None,
+        "activation_checkpointing runs the network's parts again": cfg.activation_checkpointing,
+        "averaging lets other weights stand for the network's": cfg.averaging is not None,
+        f"trainer.precision={trainer.get('precision')} is not that of what is kept": (
+            str(trainer.get("precision") or 32) not in ("32", "32-true")
+        ),
+        f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),
+        "trainer.callbacks of one's own may change what the network sees": any(
+            not str(each.get("_target_")).startswith(_LIGHTNING) for each in trainer.get("callbacks") or []
+        ),
+    }
+    return next((way for way, stands in ways.items() if stands), "")
+
+
+def _refuse_what_is_not_kept(cuts: Cuts, plan: Plan) -> None:
+    if not plan.epochs:
+        raise RequestError("cache=require: nothing trains in trainer.max_epochs=0; choose cache=auto")
+    if not any(plan.frozen_prefix(phase) for phase in plan.phases):
+        raise RequestError("cache=require: the first stage trains from the start; choose cache=auto, or another freeze")
+    for reason in cuts.refusals(plan):
+        raise RequestError(f"cache=require: {reason}; mend that, or choose cache=auto")
