@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install run test test-all check ui clean
+.PHONY: install run test test-all bench check ui clean
 install: .venv/installed ## create .venv with the tested versions
 
 .venv/installed: pyproject.toml constraints.txt
@@ -18,6 +18,9 @@ test: install ## everything needed to trust a change
 
 test-all: install ## the slow tests too
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+bench: install ## how near a run comes to the least time that its work takes; on a quiet machine
+	$(BIN)/python experiments/performance/reach.py
 
 check: install ## format, lint, type-check
 	$(BIN)/ruff format .

@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 from street import plant
 from workplace import FOREIGN, Workplace
 
+from frostline.cache.prefix_cache import PrefixCache
+from frostline.data.whole import cache_folder
 from frostline.init_from import WEIGHTS
+from frostline.interruption import Interruption
 
 pytestmark = FOREIGN
 
@@ -171,6 +174,34 @@ def test_a_folder_that_cannot_be_written_to_costs_time_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(workplace.folder / "mlflow.db"))
     run_id = finished(workplace, *DIGITS, "freeze=head")
     assert "cannot be written to" in workplace.artifact(run_id, "computed_again.json")
+
+
+def test_what_cannot_be_written_within_an_epoch_is_computed_and_nothing_else(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (*DIGITS, "freeze=last_k", "trainer.val_check_interval=0.5")
+    computing = finished(workplace, *asked, "cache=off")
+    fill = PrefixCache._fill
+
+    def full_for_val(self, cut, split, view, tensors) -> None:
+        if split == "val":
+            raise OSError(28, "No space left on device")
+        fill(self, cut, split, view, tensors)
+
+    monkeypatch.setattr(PrefixCache, "_fill", full_for_val)
+    keeping = finished(workplace, *asked)
+    assert measured(workplace, keeping) == pytest.approx(measured(workplace, computing), rel=1e-5, abs=1e-7)
+    assert "No space left on device" in workplace.artifact(keeping, "computed_again.json")
+    assert cost(workplace, keeping, "prefix_given") > 0
+
+
+def test_who_asks_to_stop_does_not_wait_for_what_would_be_kept(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Interruption, "asked", True)
+    run_id = finished(workplace, *DIGITS, "freeze=head")
+    assert cost(workplace, run_id, "prefix_computed") == 0
+    assert not list((cache_folder() / "activations").glob("[!l]*"))
 
 
 def test_images_that_nobody_looks_at_are_not_loaded(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
