@@ -61,7 +61,8 @@ def in_a_process(job: str, overrides: list[str]) -> dict[str, float]:
     """Do one job in a process and a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(Path(__file__).resolve()), job, *overrides]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "XDG_CACHE_HOME": folder}  # nothing is kept of earlier runs
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
