@@ -51,7 +51,7 @@ def cuts_for(cfg: DictConfig, plan: Plan, network: nn.Module, data: SplittedData
 def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
     """Return what in a config keeps a network from being cut, in words; nothing where it can be."""
     trainer = cfg.trainer
-    partial = [key for key in ("limit_train_batches", "limit_val_batches") if trainer.get(key) not in (None, 1.0)]
+    partial = [key for key in ("limit_train_batches", "limit_val_batches") if not _is_all(trainer.get(key))]
     ways = {
         "several processes share the data": processes_of(plain(trainer)) > 1,
         "what is compiled is not cut": cfg.compile is not None,
@@ -66,6 +66,11 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
         ),
     }
     return next((way for way, stands in ways.items() if stands), "")
+
+
+def _is_all(limit: float | None) -> bool:
+    """Tell whether a limit of Lightning's leaves nothing out: 1.0 is all batches, and 1 is one."""
+    return limit is None or (isinstance(limit, float) and limit == 1.0)
 
 
 def _refuse_what_is_not_kept(cuts: Cuts, plan: Plan) -> None:
