@@ -117,12 +117,13 @@ def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, new: bool) -> Reuse:
     plan, train = prepared.plan, prepared.data.drawn("train")
     views = min(train.different or 1, math.ceil((phase.stop - phase.start) / plan.per_epoch))
     assert prepared.cuts is not None
+    names = prepared.cuts.names(plan, cut) if new else None
     return Reuse(
         stages=frozenset(stage.depth.name for stage in plan.stages[: cut.depth]),
         flops=cut.flops,
         spared=cut.spared,
-        training=prepared.cuts.left(plan, cut, "train", views=views) if new else 0,
-        others=prepared.cuts.left(plan, cut, "val") if new else 0,
+        training=prepared.cuts.left(names, "train", views=views) if names else 0,
+        others=prepared.cuts.left(names, "val") if names else 0,
     )
 
 

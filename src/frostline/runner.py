@@ -230,12 +230,13 @@ def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], 
     """Compose every run; what is wrong with any arm is told at once."""
     if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
         raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    mistakes = Mistakes()
+    mistakes, configs, (first, *others) = Mistakes(), {}, study.seeds
     for arm in study.arms:
         with mistakes.gathered(), named(arm):
-            _refuse_unknown_pretraining(_compose(study, arm, study.seeds[0], overrides), study)
+            configs[arm, first] = _compose(study, arm, first, overrides)
+            _refuse_unknown_pretraining(configs[arm, first], study)
     mistakes.refuse()
-    return {(arm, seed): _compose(study, arm, seed, overrides) for seed in study.seeds for arm in study.arms}
+    return configs | {(arm, seed): _compose(study, arm, seed, overrides) for seed in others for arm in study.arms}
 
 
 @contextmanager

@@ -18,40 +18,41 @@ from frostline.data.splitted import SplittedData
 from frostline.nn.stages import Stage
 
 
-def name_of(
-    cut: Cut, network: nn.Module, stages: Sequence[Stage], data: SplittedData, split: str, *, view: int, recipe: str
-) -> str:
-    """Return the name under which is kept what the stages below a cut make of a split as one view shows it.
+class Names:
+    """Gives the names under which is kept what the stages below a cut make of a split as one view shows it.
 
-    It stands for the code of the network, the weights below the cut, the content of the examples in their order, how
-    they are shown, and the batches in which they are computed: sums over other batches differ in their last bit.
+    A name stands for the code of the network, the weights below the cut, the content of the examples in their order,
+    how they are shown, and the batches in which they are computed: sums over other batches differ in their last bit.
+    What all names of a cut share is hashed once, so that they hold as long as the weights below the cut do.
 
     Args:
         cut: Where the network is cut.
         network: The network.
         stages: Its stages.
         data: The data.
-        split: Which of its splits.
-        view: Which of the split's views.
         recipe: What the network was built from.
     """
-    drawn = data.drawn(split)
-    parts = [
-        frostline.__version__,
-        torch.__version__,
-        next(network.parameters()).device.type,
-        repr(cut),
-        repr(network),
-        recipe,
-        *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
-        *_sources(network),
-        weights_hash(_below(cut, network, stages)),
-        json.dumps(data.shown(), sort_keys=True, default=str),
-        *drawn.examples.digests,
-        f"{split} {data.batch_size}",
-        _view(drawn, view),
-    ]
-    return sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    def __init__(self, cut: Cut, network: nn.Module, stages: Sequence[Stage], data: SplittedData, *, recipe: str):
+        self._data = data
+        self._shared = [
+            frostline.__version__,
+            torch.__version__,
+            next(network.parameters()).device.type,
+            repr(cut),
+            repr(network),
+            recipe,
+            *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
+            *sources(network),
+            weights_hash(_below(cut, network, stages)),
+            json.dumps(data.shown(), sort_keys=True, default=str),
+        ]
+
+    def of(self, split: str, view: int) -> str:
+        """Return the name of a view of a split."""
+        drawn = self._data.drawn(split)
+        own = [*drawn.examples.digests, f"{split} {self._data.batch_size}", _view(drawn, view)]
+        return sha256("\n".join([*self._shared, *own]).encode()).hexdigest()[:32]
 
 
 def _view(split: Split, view: int) -> str:
@@ -64,7 +65,7 @@ def _below(cut: Cut, network: nn.Module, stages: Sequence[Stage]) -> dict[str, t
     return {name: now[name] for stage in stages[: cut.depth] for name in (*stage.parameters, *stage.buffers)}
 
 
-def _sources(network: nn.Module) -> list[str]:
+def sources(network: nn.Module) -> list[str]:
     """Return a hash of each file that the network's classes are written in."""
     files = {inspect.getsourcefile(kind) for kind in {type(module) for module in network.modules()} if _has_file(kind)}
     return [sha256(Path(file).read_bytes()).hexdigest() for file in sorted(filter(None, files))]

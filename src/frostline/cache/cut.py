@@ -159,11 +159,12 @@ def _only(stages: Sequence[Stage]) -> str | None:
 def _refuse_watched(network: nn.Module, modules: Sequence[str]) -> None:
     """Refuse to cut out what somebody else listens to."""
     for name in modules:
-        if _is_watched(network.get_submodule(name)):
+        if is_watched(network.get_submodule(name)):
             raise NotExact(f"something looks at what '{name}' gives while training")
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Tell whether somebody listens to a module or to a part of it."""
     return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
@@ -190,7 +191,7 @@ class _Search:
 
     def tail(self, name: str | None, *, depth: int) -> Cut | None:
         """Return the cut that leaves one module of the network to be run, None where that is not the same."""
-        if name is None or _is_watched(self._network):
+        if name is None or is_watched(self._network):
             return None
         try:
             (call,) = self._calls([(0, part) for part in range(self._arguments_of(name))], tail=name)
@@ -335,7 +336,7 @@ class _Search:
 
     def _blind(self, cut: Cut) -> bool:
         inputs = self._batch.inputs
-        unseen = isinstance(inputs, Tensor) and not _is_watched(self._network)
+        unseen = isinstance(inputs, Tensor) and not is_watched(self._network)
         return unseen and self._same(cut, torch.full_like(inputs, torch.nan))
 
     def _set_modes(self, *, training: bool) -> None:

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 from torch import nn
 
-from frostline.batch import Batch, moved
-from frostline.cache.content import name_of
-from frostline.cache.cut import EXAMPLES, Cut, Judge, NotExact, find_cut
+from frostline.audit import digest
+from frostline.batch import Batch, moved, tensors_in
+from frostline.cache.content import Names, sources
+from frostline.cache.cut import EXAMPLES, Cut, Judge, NotExact, find_cut, is_watched
 from frostline.cache.prefix import Size
+from frostline.checkpoint import weights_hash
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
 from frostline.plan import MOST_PHASES, Phase, Plan
@@ -23,6 +26,10 @@ WORTH = 20.0
 
 The break-even rule of Nautilus (SIGMOD 2022, section 4): keep what is read faster than it is computed.
 """
+
+
+_PROVED: dict[str, Cut | str] = {}
+"""The cuts that this process has proved, or why there is none: the arms of a study begin as equal networks."""
 
 
 class NotKept(Exception):  # noqa: N818 (no error: the stages run in every epoch, and the plan says why)
@@ -52,7 +59,7 @@ class Cuts:
     limit: int
     recipe: str
     obstacle: str = ""
-    _found: dict[tuple[int, frozenset[str]], Cut | NotExact] = field(default_factory=dict, init=False)
+    _found: dict[tuple[int, frozenset[str]], Cut | str] = field(default_factory=dict, init=False)
 
     def of(self, plan: Plan, phase: Phase) -> Cut:
         """Return where the network is cut in a phase.
@@ -92,14 +99,14 @@ class Cuts:
         """Return how many bytes are kept of all examples at a cut."""
         return sum(cut.bytes(Size(len(each), each.longest)) * (each.different or 1) for each in self._splits())
 
-    def left(self, plan: Plan, cut: Cut, split: str, *, views: int = 1) -> int:
+    def left(self, names: Names, split: str, *, views: int = 1) -> int:
         """Return of how many examples of a split, each view counted, it is still to be computed what a cut gives."""
-        names = (self.name(plan, cut, split, view) for view in range(views))
-        return len(self.data.drawn(split)) * sum(not (self.folder / name).exists() for name in names)
+        here = [(self.folder / names.of(split, view)).exists() for view in range(views)]
+        return len(self.data.drawn(split)) * here.count(False)
 
-    def name(self, plan: Plan, cut: Cut, split: str, view: int) -> str:
-        """Return the name under which is kept what a cut gives of a view of a split."""
-        return name_of(cut, self.network, plan.stages, self.data, split, view=view, recipe=self.recipe)
+    def names(self, plan: Plan, cut: Cut) -> Names:
+        """Return what names that which a cut gives, with the weights below it as they are now."""
+        return Names(cut, self.network, plan.stages, self.data, recipe=self.recipe)
 
     def told(self, plan: Plan) -> Iterator[str]:
         """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""
@@ -143,19 +150,36 @@ class Cuts:
         if (depth, trains) not in self._found:
             self._found[depth, trains] = self._search(plan, phase, depth)
         found = self._found[depth, trains]
-        if isinstance(found, NotExact):
-            raise NotKept(str(found))
+        if isinstance(found, str):
+            raise NotKept(found)
         return found
 
-    def _search(self, plan: Plan, phase: Phase, depth: int) -> Cut | NotExact:
+    def _search(self, plan: Plan, phase: Phase, depth: int) -> Cut | str:
+        """Return a cut, or why there is none; a network like one that this process has proved it on is not asked."""
         train = self.data.drawn("train")
         batch = train.__getitems__(range(min(EXAMPLES, len(train))))
+        name = self._name_of_the_proof(plan, phase, depth, batch)
+        if name not in _PROVED or is_watched(self.network):
+            _PROVED[name] = self._proof(plan, phase, depth, batch)
+        return _PROVED[name]
+
+    def _proof(self, plan: Plan, phase: Phase, depth: int, batch: Batch) -> Cut | str:
         device = next(self.network.parameters()).device
         placed = Batch(*(moved(part, device) for part in batch))
         try:
             return find_cut(self.network, plan.stages, depth, phase.modes, batch=placed, judge=self.judge)
         except NotExact as reason:
-            return reason
+            return str(reason)
+
+    def _name_of_the_proof(self, plan: Plan, phase: Phase, depth: int, batch: Batch) -> str:
+        """Return what tells a proof from all others: the whole network, where it is cut, what trains, the examples."""
+        network = self.network
+        tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+        told = [self.recipe, repr(network), *sources(network), weights_hash(tensors)]
+        told += [next(network.parameters()).device.type, f"{depth} {sorted(phase.modes.items())}"]
+        told += [repr(sorted(stage.modules)) for stage in plan.stages]
+        told += [digest(tensor) for tensor in tensors_in([batch.inputs, batch.targets])]
+        return sha256("\n".join(told).encode()).hexdigest()
 
     def _splits(self) -> Sequence[Split]:
         return [self.data.drawn(split) for split in SPLITS]

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from frostline.batch import Batch, moved
+from frostline.cache.content import Names
 from frostline.cache.cut import EXAMPLES, Cut, NotExact, mask_of, nearly, size_of, without_padding
 from frostline.cache.cuts import Cuts, NotKept
 from frostline.cache.prefix import Kept, Size
@@ -64,6 +65,7 @@ class PrefixCache(Callback):
         self._shelf = Shelf(cuts.folder, limit=cuts.limit)
         self._phase: Phase | None = None
         self._cut: Cut | None = None
+        self._names: Names | None = None
         self._kept: dict[tuple[str, int], Sequence[Tensor]] = {}
         self._never: set[tuple[str, int]] = set()
         self._others: Sequence[object] = ()
@@ -164,22 +166,25 @@ class PrefixCache(Callback):
         if self._phase is None and self._cut is not None:
             return
         self._phase = None
-        self._forget()
         try:
-            self._cut = self._cuts.of_the_end(self._engine.plan)
+            self._change_to(self._cuts.of_the_end(self._engine.plan))
         except NotKept:
-            self._cut = None
+            self._change_to(None)
 
     def _take(self, phase: Phase) -> None:
         self._phase = phase
-        self._forget()
         try:
-            self._cut = self._cuts.of(self._engine.plan, phase)
+            self._change_to(self._cuts.of(self._engine.plan, phase))
         except NotKept as reason:
+            self._change_to(None)
             self._tell(str(reason))
 
-    def _forget(self) -> None:
-        self._cut = None
+    def _change_to(self, cut: Cut | None) -> None:
+        """Take another cut and forget what the one before gave; what one gives stays the same as long as it is made."""
+        if cut == self._cut:
+            return
+        self._cut = cut
+        self._names = self._cuts.names(self._engine.plan, cut) if cut else None
         self._kept.clear()
         self._never.clear()
 
@@ -197,13 +202,13 @@ class PrefixCache(Callback):
 
     def _have(self, split: str, view: int) -> None:
         """Fetch, or compute, what the cut gives of a split, unless that is at hand or cannot be had."""
-        cut = self._cut
-        if cut is None or (split, view) in self._kept or (split, view) in self._never:
+        cut, names = self._cut, self._names
+        if cut is None or names is None or (split, view) in self._kept or (split, view) in self._never:
             return
         drawn = self._cuts.data.drawn(split)
         try:
             kept = self._shelf.entry(
-                self._cuts.name(self._engine.plan, cut, split, view),
+                names.of(split, view),
                 cut.shapes(Size(len(drawn), drawn.longest)),
                 lambda tensors: self._fill(cut, split, view, tensors),
                 right=lambda tensors: self._is_right(cut, split, view, tensors),
