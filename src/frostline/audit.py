@@ -52,9 +52,10 @@ class Audit:
         self._judge(phase.span, self.before, self._digests(phase))
 
     @contextmanager
-    def all_held(self, what: str) -> Iterator[None]:
-        """Compare every parameter over what happens in this context, which trains nothing."""
-        parameters = {name: p for group in self._groups for name, p in group.parameters.items()}
+    def held(self, what: str, phase: Phase) -> Iterator[None]:
+        """Compare the parameters that a phase declares frozen over what happens in this context, in place of steps."""
+        frozen = [group for group in self._groups if not phase.scales[group.name]]
+        parameters = {name: p for group in frozen for name, p in group.parameters.items()}
         before = {name: digest(parameter) for name, parameter in parameters.items()}
         yield
         self._judge(what, before, {name: digest(parameter) for name, parameter in parameters.items()})

@@ -6,9 +6,10 @@ the same parameters at the same rates until an epoch ends share the names up to 
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
@@ -116,6 +117,7 @@ class Beginning:
         step: The optimizer steps that it holds.
         logged: By metric, the steps and values that were written to its record until then.
         folder: Where its checkpoints are.
+        own: Whether it was trained for the one run that begins with it, along with the run that left it.
     """
 
     run_id: str
@@ -123,19 +125,22 @@ class Beginning:
     step: int
     logged: Mapping[str, Sequence[tuple[int, float]]]
     folder: Path
+    own: bool = False
 
     def for_run(self, run_id: str | None) -> Continued:
         """Return how a new run, or one that was cut before its own first checkpoint, goes on from here."""
-        return Continued(run_id=run_id, folder=self.folder, logged=self.logged)
+        return Continued(run_id=run_id, folder=self.folder, logged=self.logged, own=self.own)
 
     @property
     def tags(self) -> dict[str, str]:
         """What the record of a run says that begins with it."""
+        if self.own:
+            return {"trained_with": self.run_id, "trained_with_until": str(self.step)}
         return {"forked_from": self.run_id, "forked_at": str(self.step)}
 
     def __str__(self) -> str:
         """Say from where a run goes on."""
-        return f"from step {self.step} of {self.arm}"
+        return f"with {self.arm} up to step {self.step}" if self.own else f"from step {self.step} of {self.arm}"
 
 
 class Beginnings:
@@ -155,39 +160,43 @@ class Beginnings:
             return None
         return Beginning(**json.loads((found / _TOLD).read_text()), folder=found)
 
-    def leave(self, name: str, trainer: pl.Trainer, **told: Any) -> None:
+    def leave(self, name: str, write: Callable[[Path], None], **told: Any) -> None:
         """Keep what has been trained, unless it is here; without room for it, others train it themselves.
 
         Args:
             name: Of the run up to here.
-            trainer: Has trained it.
+            write: Writes the last checkpoint, and that of the best epoch, into a folder.
             **told: What a `Beginning` says of it.
         """
         if (self._folder / name).exists():
             return
         with suppress(NotWritten), whole_or_not(self._folder / name) as folder:
-            trainer.save_checkpoint(folder / LAST)
-            if best := _chosen(trainer):
-                shutil.copy(best, folder / BEST)
+            write(folder)
             (folder / _TOLD).write_text(json.dumps(told))
 
-    def remove(self, names: Collection[str]) -> None:
-        """Remove what nobody will begin with any more."""
-        for name in names:
-            shutil.rmtree(self._folder / name, ignore_errors=True)
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was left."""
+        return not self._folder.is_dir() or not any(self._folder.iterdir())
+
+    def clear(self) -> None:
+        """Remove all, once nobody will begin with it any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
         """Remove all, and the folders above that hold nothing else."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self.clear()
         with suppress(OSError):
             self._folder.parent.rmdir()
             self._folder.parent.parent.rmdir()
 
 
-def _chosen(trainer: pl.Trainer) -> str:
-    """Return where the checkpoint of the best epoch is."""
+def _write(trainer: pl.Trainer, folder: Path) -> None:
+    """Write what a trainer has come to, and its best epoch."""
+    trainer.save_checkpoint(folder / LAST)
     choosing = trainer.checkpoint_callback
-    return choosing.best_model_path if isinstance(choosing, ModelCheckpoint) else ""
+    if isinstance(choosing, ModelCheckpoint) and choosing.best_model_path:
+        shutil.copy(choosing.best_model_path, folder / BEST)
 
 
 class Leaving(Checkpoint):
@@ -213,12 +222,13 @@ class Leaving(Checkpoint):
         del pl_module
         if trainer.current_epoch in self._names and not trainer.should_stop:
             run_id = str(trainer.loggers[0].version)
-            logged = _in_training(self._store.history(run_id))
+            logged = in_training(self._store.history(run_id))
             told = {"run_id": run_id, "arm": self._arm, "step": trainer.global_step, "logged": logged}
-            self._beginnings.leave(self._names[trainer.current_epoch], trainer, **told)
+            self._beginnings.leave(self._names[trainer.current_epoch], partial(_write, trainer), **told)
 
 
-def _in_training(history: Mapping[str, Any]) -> dict[str, Any]:
+def in_training(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a run's history it has logged while it trained."""
     return {name: points for name, points in history.items() if not name.startswith(_AT_THE_END)}
 
 

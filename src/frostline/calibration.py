@@ -24,6 +24,7 @@ from frostline.engine import Freezing
 from frostline.flops import Count, Counting, Work, kind_of
 from frostline.forecast import Forecast, Memory, Pace, Reuse, Spell
 from frostline.freeze.full import Full
+from frostline.freeze.strategy import Reestimation
 from frostline.interruption import LAST, Interruption
 from frostline.modules import Training
 from frostline.nn.calls import twin_of
@@ -54,7 +55,7 @@ def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
     loader, batch_size = data.train_dataloader(), len(prepared.first.places)
     seen = batches_seen(trainer, "train", batches=len(loader))
     examples = min(seen * batch_size, len(loader.sampler), len(loader) * batch_size)  # type: ignore[arg-type]
-    if plan.strategy.reestimates is not None:
+    if plan.strategy.instead is not None:
         examples = len(data.drawn("train"))
     sizes = {split: math.ceil(len(data.drawn(split)) / processes_of(trainer)) for split in ("val", "test")}
     val, test = (
@@ -73,7 +74,7 @@ def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
 def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -> list[Spell]:
     """Describe each phase, of epochs of so many batches and examples."""
     plan, phases = prepared.plan, outlook(prepared.plan)
-    epochs = 1 if plan.strategy.reestimates is not None else plan.epochs
+    epochs = 1 if plan.strategy.instead is not None else plan.epochs
     counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
     weights = _weights(prepared.module, plan)
     shares = [min(1, epochs) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
@@ -105,7 +106,7 @@ def _reuses(prepared: Prepared, phases: Sequence[Phase]) -> list[Reuse | None]:
 def _cut(prepared: Prepared, phase: Phase) -> Cut | None:
     """Return where a phase that will be cuts the network."""
     plan = prepared.plan
-    if prepared.cuts is None or plan.strategy.reestimates is not None or len(plan.phases) > FEW_KINDS:
+    if prepared.cuts is None or isinstance(plan.strategy.instead, Reestimation) or len(plan.phases) > FEW_KINDS:
         return None
     try:
         return prepared.cuts.of(plan, phase)
@@ -151,8 +152,8 @@ def outlook(plan: Plan) -> list[Phase]:
 
 
 def _forward_only(plan: Plan, count: Count) -> Count:
-    """Leave out the backward pass where statistics are re-estimated and nothing trains."""
-    if plan.strategy.reestimates is None:
+    """Leave out the backward pass where something else happens in place of training."""
+    if plan.strategy.instead is None:
         return count
     work = {name: Work(forward=work.forward) for name, work in count.work.items()}
     return Count(work=work, activations=0)
@@ -172,7 +173,7 @@ class _Weights:
         free = [
             name
             for group in self.plan.groups
-            if phase.scales[group.name] and self.plan.strategy.reestimates is None
+            if phase.scales[group.name] and self.plan.strategy.instead is None
             for name in group.parameters
             if name not in group.fixed
         ]
@@ -236,7 +237,7 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
         seconds: How long all rehearsals may train.
     """
     forecast, begun = counted(prepared), perf_counter()
-    if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.reestimates is not None:
+    if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.instead is not None:
         return forecast.at(None, resident=held_bytes(on_gpu=False), on_gpu=False)
     watches: list[Stopwatch] = []
     for spell in _in_turn(forecast.spells):

@@ -36,6 +36,7 @@ class Meter(Callback):
         self._counting = ExitStack()
         self._per_example = 0.0
         self._flops = 0.0
+        self._spent = 0.0
         self._steps: list[float] = []
         self._begun = 0.0
         self._step_begun = 0.0
@@ -80,24 +81,36 @@ class Meter(Callback):
         """Stop the clock."""
         self._wall = perf_counter() - self._begun
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave out what was just spent on other runs."""
+        self._begun += seconds
+
     def spend(self, flops: float) -> None:
         """Add FLOPs that were spent on training between its steps."""
         self._flops += flops
+        self._spent += flops
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Count what happens in this context, which is not training."""
+    def measuring(self, *, flops: bool = True) -> Iterator[None]:
+        """Count what happens in this context in place of training; the seconds alone of validation."""
         _reset_peak_memory()
-        begun, counter = perf_counter(), FlopCounterMode(display=False)
+        begun, before, counter = perf_counter(), self._flops, FlopCounterMode(display=False)
         with counter:
             yield
-        self._flops += counter.get_total_flops()
+        self._flops = before + (counter.get_total_flops() if flops else 0)  # what was spent meanwhile is among it
         self._wall += perf_counter() - begun
+        self._trainable = self._freezing.plan.trainable(self._freezing.plan.phases[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the bill so far."""
         wall = perf_counter() - self._begun
-        bill = {"flops": self._flops, "steps": list(self._steps), "wall": wall, "trainable": self._trainable}
+        bill = {
+            "flops": self._flops,
+            "spent": self._spent,
+            "steps": list(self._steps),
+            "wall": wall,
+            "trainable": self._trainable,
+        }
         return {**bill, "shared": dict(self._shared)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -105,6 +118,7 @@ class Meter(Callback):
         self._flops, self._steps = state_dict["flops"], state_dict["steps"]
         self._wall, self._trainable = state_dict["wall"], state_dict["trainable"]
         self._shared = state_dict.get("shared", self._shared)  # older checkpoints share nothing
+        self._spent = state_dict.get("spent", 0.0)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave torch's counting mode, which is global, if a step broke off."""

@@ -59,15 +59,19 @@ class Freezing(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the optimizer obey the plan's learning-rate factors."""
         for optimizer in trainer.optimizers:
-            optimizer.register_step_pre_hook(self._scale_rates)
-            optimizer.register_step_post_hook(_restore_rates)
+            self.rule(optimizer)
+
+    def rule(self, optimizer: Optimizer) -> None:
+        """Make an optimizer obey the plan's learning-rate factors."""
+        optimizer.register_step_pre_hook(self._scale_rates)
+        optimizer.register_step_post_hook(_restore_rates)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the phase of this epoch; where it is a new one, audit the one that ends."""
         self._enter(trainer, pl_module)
         self._set_modes()
         if trainer.logger is not None:
-            trainer.logger.log_metrics(self._rates(trainer.optimizers), step=trainer.global_step)
+            trainer.logger.log_metrics(self.rates(trainer.optimizers), step=trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -184,7 +188,7 @@ class Freezing(Callback):
             group["scheduled_lr"] = group["lr"]
             group["lr"] = group["lr"] * (self._scales[group["name"]] or 1.0)
 
-    def _rates(self, optimizers: list[Optimizer]) -> dict[str, float]:
+    def rates(self, optimizers: list[Optimizer]) -> dict[str, float]:
         """Return the learning rate of each stage now, the highest of its groups; 0 is frozen."""
         rates = {f"lr/{group.stage.name}": 0.0 for group in self.plan.groups}
         for options in (options for optimizer in optimizers for options in optimizer.param_groups):

@@ -41,12 +41,14 @@ class Continued:
         anew: Groups of the config that a fork has changed.
         logged: What the run that left the checkpoints had logged until then, by metric, to be logged in this one's
             record too: each step and its value; None where that is not wanted, or they are its own.
+        own: Whether what the checkpoints hold was spent on this run, although another one has left them.
     """
 
     run_id: str | None
     folder: Path
     anew: frozenset[str] = frozenset()
     logged: Mapping[str, Sequence[tuple[int, float]]] | None = None
+    own: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return the same in types that JSON knows."""
@@ -79,7 +81,7 @@ class Continued:
                 checkpoint["callbacks"][key].update(_moved(checkpoint["callbacks"][key], str(folder.resolve())))
             else:  # a finished run has left it; the fork chooses among its own epochs
                 checkpoint["callbacks"].pop(key)
-        if (self.run_id is None or self.logged is not None) and "Meter" in checkpoint["callbacks"]:
+        if (self.run_id is None or self.logged is not None) and not self.own and "Meter" in checkpoint["callbacks"]:
             _count_as_shared(checkpoint["callbacks"]["Meter"])
         if "freeze" in self.anew:
             checkpoint["callbacks"].pop("Freezing", None)

@@ -6,14 +6,14 @@ held fixed. Which part, and when, is the engine's business: these modules know o
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
 
 from frostline.batch import Batch
 from frostline.checkpoint import weights_hash
@@ -24,7 +24,11 @@ from frostline.regularizers.regularizer import Regularizer
 
 LEFT_OUT = "left_out"
 """The key of a checkpoint under which stands what it does not hold of the network, by name, and a hash of that."""
-_NETWORK = "network."
+NETWORK = "network."
+"""What the name of a tensor of the network begins with in a checkpoint."""
+
+Evaluated = Literal["val", "test"]
+"""What is measured and not trained on."""
 
 Schedule = Callable[..., LRScheduler | ReduceLROnPlateau]
 
@@ -114,25 +118,35 @@ class Training(pl.LightningModule):
         rows = {"place": batch.places, **self.objective.predictions(outputs, batch)}
         self.predictions.append({name: _plain(column) for name, column in rows.items()})
 
-    def _evaluate(self, batch: Batch, split: str) -> Any:
+    def _evaluate(self, batch: Batch, split: Evaluated) -> Any:
         outputs = self.network(batch.inputs)
-        mean, metrics = (self.val_loss, self.val_metrics) if split == "val" else (self.test_loss, self.test_metrics)
+        self.measure(outputs, batch, split)
+        return outputs
+
+    def measure(self, outputs: Any, batch: Batch, split: Evaluated) -> None:
+        """Add what the network gave for a batch to the metrics of a split."""
+        mean, metrics = self._sums(split)
         self.objective.measure(metrics, outputs, batch)
         mean.update(self.objective.loss(outputs, batch), weight=self.objective.weight(outputs, batch))
-        return outputs
+
+    def _sums(self, split: Evaluated) -> tuple[MeanMetric, MetricCollection]:
+        return (self.val_loss, self.val_metrics) if split == "val" else (self.test_loss, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation split."""
-        self._log_metrics("val", self.val_loss, self.val_metrics)
+        self.log_dict(self.measured("val"))
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test split."""
-        self._log_metrics("test", self.test_loss, self.test_metrics)
+        self.log_dict(self.measured("test"))
 
-    def _log_metrics(self, split: str, loss: MeanMetric, metrics: Any) -> None:
-        """Log what is a number, of all or of each class; a table of classes by classes is kept for the record."""
-        self.log(f"{split}/loss", loss.compute())
-        loss.reset()
+    def measured(self, split: Evaluated) -> dict[str, Tensor]:
+        """Return what a split came to, and begin anew: numbers, of all or of each class, loss first.
+
+        A table of classes by classes is kept for the record.
+        """
+        mean, metrics = self._sums(split)
+        loss = mean.compute()
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
         per_class = {
             f"{name}/{each}": number
@@ -141,9 +155,10 @@ class Training(pl.LightningModule):
             for each, number in zip(self.classes, value, strict=True)
         }
         scalars = {name: value for name, value in values.items() if value.ndim == 0}
-        self.log_dict({name: value.float() for name, value in (scalars | per_class).items()})
         self.tables |= {name: value.cpu() for name, value in values.items() if value.ndim == 2}
+        mean.reset()
         metrics.reset()
+        return {f"{split}/loss": loss, **{name: value.float() for name, value in (scalars | per_class).items()}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what the run does not change, which the run has without it; a hash says what that was."""
@@ -151,7 +166,7 @@ class Training(pl.LightningModule):
         self._unmoved_hash = self._unmoved_hash or weights_hash(unmoved)  # the audit sees that it stays so
         checkpoint[LEFT_OUT] = {"names": sorted(unmoved), "hash": self._unmoved_hash}
         for name in unmoved:
-            del checkpoint["state_dict"][f"{_NETWORK}{name}"]
+            del checkpoint["state_dict"][f"{NETWORK}{name}"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put back what was left out."""
@@ -171,18 +186,21 @@ class Training(pl.LightningModule):
                 "init_from: gives frozen tensors other values than when the run began; restore what it names, or begin "
                 "a new run"
             )
-        checkpoint["state_dict"] |= {f"{_NETWORK}{name}": tensor for name, tensor in held.items()}
+        checkpoint["state_dict"] |= {f"{NETWORK}{name}": tensor for name, tensor in held.items()}
 
     def optimizer_of(self, groups: Sequence[Group]) -> Optimizer:
         """Return the optimizer that was asked for over these groups."""
         return optimizer_over(groups, self._optimizer)
 
+    def optimizer_and_schedule(self, steps: int) -> tuple[Optimizer, LRScheduler | ReduceLROnPlateau]:
+        """Return the optimizer over the static partition, and its schedule over so many optimizer steps."""
+        optimizer = self.optimizer_of(self._groups)
+        takes_steps = "total_steps" in signature(self._scheduler).parameters
+        return optimizer, self._scheduler(optimizer, **{"total_steps": steps} if takes_steps else {})
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over the static partition, and the schedule over the run's optimizer steps."""
-        optimizer = self.optimizer_of(self._groups)
-        steps = {"total_steps": max(1, int(self.trainer.estimated_stepping_batches))}
-        takes_steps = "total_steps" in signature(self._scheduler).parameters
-        scheduler = self._scheduler(optimizer, **steps if takes_steps else {})
+        optimizer, scheduler = self.optimizer_and_schedule(max(1, int(self.trainer.estimated_stepping_batches)))
         interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else "step"
         return {
             "optimizer": optimizer,
@@ -193,7 +211,7 @@ class Training(pl.LightningModule):
 def names_in(checkpoint: Mapping[str, Any]) -> set[str]:
     """Return the names of a module's tensors that a checkpoint stands for, those that it leaves out among them."""
     left_out = checkpoint.get(LEFT_OUT, {"names": []})
-    return {*checkpoint["state_dict"], *(f"{_NETWORK}{name}" for name in left_out["names"])}
+    return {*checkpoint["state_dict"], *(f"{NETWORK}{name}" for name in left_out["names"])}
 
 
 def headline(metrics: Mapping[str, float]) -> tuple[str, float]:

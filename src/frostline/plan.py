@@ -252,11 +252,8 @@ def as_text(plan: Plan, *, lr: float) -> str:
         blocks.append(f"{title}\n{_table(plan.rows(phase, lr=lr))}")
     if len(plan.phases) > MOST_PHASES:
         blocks.append(f"... and {len(plan.phases) - MOST_PHASES} more phases")
-    if plan.strategy.reestimates is not None:
-        blocks = [
-            "nothing trains; the statistics of normalisation layers are re-estimated on the training split, "
-            f"where the stored ones count for {plan.strategy.reestimates:g} examples"
-        ]
+    if plan.strategy.instead is not None:
+        blocks = [str(plan.strategy.instead)]
     if plan.horizon < plan.end:
         undecided = f"from step {plan.horizon} on, what trains is decided while training"
         blocks.append("\n".join([undecided, *plan.strategy.announcements]))

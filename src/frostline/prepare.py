@@ -36,6 +36,7 @@ from frostline.record import Store, Tracking
 from frostline.refusals import (
     OF_A_CONFIG,
     refuse_batches_of_one,
+    refuse_instead,
     refuse_other_tasks,
     refuse_random_parts,
     refuse_unknown_metric,
@@ -125,6 +126,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     attached, parts = _attach(network, parts, strategy, data, seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
     unfilled = _unfilled(carried, parts[-1], model, objective, data)
+    refuse_instead(plan, network, first)
     refuse_random_parts(plan, unfilled)
     refuse_batches_of_one(verb, plan, network, data)
     module = _module(cfg, verb, network, objective, plan, data)
@@ -193,9 +195,6 @@ def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:
     strategy: Strategy = build(cfg.freeze, key="freeze") if verb == "finetune" else Full()
     if problems := strategy.problems(outline(partition(parts)), cfg.trainer.max_epochs):
         raise ConfigError(problems)
-    stored = any(hasattr(module, "running_mean") for part in parts for module in part.modules.values())
-    if strategy.reestimates is not None and not stored:
-        raise RequestError("freeze: bn_stats needs layers that store statistics, and this network has none")
     return strategy
 
 
@@ -223,7 +222,7 @@ def _signature(cfg: DictConfig, plan: Plan, content: Mapping[str, str]) -> str:
 
 def _plan(cfg: DictConfig, strategy: Strategy, parts: Sequence[Stage], batches: int) -> Plan:
     steps = steps_per_epoch(cfg.trainer, batches=batches)
-    epochs = cfg.trainer.max_epochs if strategy.reestimates is None else 0
+    epochs = cfg.trainer.max_epochs if strategy.instead is None else 0
     groups = partition(parts, strategy.grain)
     return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=steps)
 

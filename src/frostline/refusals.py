@@ -5,16 +5,19 @@ from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
+from frostline.batch import Batch
 from frostline.config.build import as_request, build
 from frostline.config.effective import plain
 from frostline.data.splitted import SplittedData
 from frostline.errors import Mistakes, RequestError, counted
+from frostline.freeze.strategy import Reestimation, Solution
 from frostline.modules import Training
 from frostline.nearest import did_you_mean
 from frostline.nn.adapters import plain_name
-from frostline.nn.batch_statistics import of_one_value
+from frostline.nn.batch_statistics import of_one_value, storing
+from frostline.nn.ridge import linear_head
 from frostline.objectives.objective import scalars
 from frostline.plan import Plan
 from frostline.processes import DATA_PARALLEL, processes_of, world
@@ -91,7 +94,7 @@ def refuse_other_tasks(data: Any, model: Any, objective: Any) -> None:
 def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
     """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
     head = plan.stages[-1].parameters.keys()
-    trains = plan.epochs or plan.strategy.reestimates is not None
+    trains = plan.epochs or plan.strategy.instead is not None
     stuck = sorted(new & {plain_name(name) for name in plan.never_moves()}) if trains else []
     name = type(plan.strategy).__name__
     if stuck and head.isdisjoint(stuck):
@@ -99,7 +102,7 @@ def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
             f"init_from: the weights lack {', '.join(stuck[:5])}, and {name} would hold what was drawn instead frozen; "
             "take complete weights, or a strategy that trains these"
         )
-    if stuck and plan.strategy.reestimates is not None:
+    if stuck and isinstance(plan.strategy.instead, Reestimation):
         raise RequestError(
             f"freeze: the head knows nothing of these classes ({', '.join(stuck)}) and {name} trains nothing; "
             "carry weights whose head has these classes, or choose a strategy that trains"
@@ -109,6 +112,22 @@ def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
             f"freeze: the head knows nothing of these classes ({', '.join(stuck)}) and {name} never trains it; "
             "add 'head' to freeze.stages, or choose a strategy that trains the head"
         )
+
+
+def refuse_instead(plan: Plan, network: nn.Module, first: Batch) -> None:
+    """Refuse what cannot be done in place of training: the network or the data is not made for it."""
+    instead = plan.strategy.instead
+    if isinstance(instead, Reestimation) and not storing(network):
+        raise RequestError("freeze: bn_stats needs layers that store statistics, and this network has none")
+    if isinstance(instead, Solution):
+        linear_head(plan.stages)
+        if not _are_labels(first.targets):
+            raise RequestError("freeze: ridge is for labels of whole examples; choose freeze=head, which trains on any")
+
+
+def _are_labels(targets: Any) -> bool:
+    """Tell whether each example has one class (B,), or a mark for each (B, C)."""
+    return isinstance(targets, Tensor) and targets.ndim == 1 + targets.is_floating_point()
 
 
 def refuse_unknown_metric(plan: Plan, module: Training) -> None:

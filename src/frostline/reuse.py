@@ -5,12 +5,13 @@ import json
 from omegaconf import DictConfig
 from torch import nn
 
-from frostline.cache.cut import judge_of
 from frostline.cache.cuts import Cuts
+from frostline.cache.find_cut import judge_of
 from frostline.config.effective import plain
 from frostline.data.splitted import SplittedData
 from frostline.data.whole import cache_folder
 from frostline.errors import RequestError
+from frostline.freeze.strategy import Solution
 from frostline.objectives.objective import Objective
 from frostline.plan import Plan
 from frostline.processes import processes_of
@@ -74,7 +75,7 @@ def _is_all(limit: float | None) -> bool:
 
 
 def _refuse_what_is_not_kept(cuts: Cuts, plan: Plan) -> None:
-    if not plan.epochs:
+    if not plan.epochs and not isinstance(plan.strategy.instead, Solution):
         raise RequestError("cache=require: nothing trains in trainer.max_epochs=0; choose cache=auto")
     if not any(plan.frozen_prefix(phase) for phase in plan.phases):
         raise RequestError("cache=require: the first stage trains from the start; choose cache=auto, or another freeze")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from socket import gethostname
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import yaml
@@ -27,6 +28,7 @@ from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import Run, RunRecord, Store
 from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.study import PRETRAINED, STUDY, Study
+from frostline.together import MOST, TakingAlong, kin_of, takes_others
 
 QUIET = ("trainer.enable_progress_bar=false",)
 """A study has one display; Lightning's own would fight with it for the terminal."""
@@ -75,6 +77,8 @@ class _StudyRun:
     display: Display
     progress: Progress
     beginnings: Beginnings
+    ready: dict[str, Prepared] = field(default_factory=dict)
+    """The runs of this seed that were taken along by an earlier one and have still to finish, by arm."""
 
     def pretrain(self) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
@@ -87,12 +91,24 @@ class _StudyRun:
     def fill_all(self, configs: Mapping[str, DictConfig], seed: int, courses: Mapping[str, Course]) -> None:
         """Run all arms with one seed; what those of these courses have in common is trained by the first of them."""
         waiting = {arm: course for arm, course in courses.items() if not self.store.finished(course.signature)}
+        left = dict(configs)
         for arm, cfg in configs.items():
             waiting.pop(arm, None)
-            self.fill(cfg, arm, seed, alike=waiting.values() if arm in courses else None)
-        self.beginnings.remove({name for course in courses.values() for name in course.names})
+            del left[arm]
+            kin = {other: each for other, each in left.items() if kin_of(each) == kin_of(cfg)}
+            self.fill(cfg, arm, seed, alike=waiting.values() if arm in courses else None, kin=kin)
+        self.beginnings.clear()
+        self.ready.clear()
 
-    def fill(self, cfg: DictConfig, arm: str, seed: int, *, alike: Collection[Course] | None) -> None:
+    def fill(
+        self,
+        cfg: DictConfig,
+        arm: str,
+        seed: int,
+        *,
+        alike: Collection[Course] | None,
+        kin: Mapping[str, DictConfig],
+    ) -> None:
         """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on.
 
         Args:
@@ -100,10 +116,12 @@ class _StudyRun:
             arm: Its arm.
             seed: Its seed.
             alike: Runs to come that may begin alike; None where no run of the study does.
+            kin: By arm, the configs of runs to come that differ in the optimizer's settings alone.
         """
         label = f"{arm} seed {seed}"
         try:
-            run_id, reused = self.once(prepare(cfg, "finetune", self.store), label, arm, alike=alike)
+            prepared = self.ready.pop(arm, None) or prepare(cfg, "finetune", self.store)
+            run_id, reused = self.once(prepared, label, arm, alike=alike, kin=kin)
             self.progress.runs[arm][seed] = run_id
             self.progress.reused += reused
         except Exception as error:
@@ -113,26 +131,46 @@ class _StudyRun:
         self.parent.json("study.json", self.manifest())
 
     def once(
-        self, prepared: Prepared, label: str, arm: str, *, alike: Collection[Course] | None = None
+        self,
+        prepared: Prepared,
+        label: str,
+        arm: str,
+        *,
+        alike: Collection[Course] | None = None,
+        kin: Mapping[str, DictConfig] = MappingProxyType({}),
     ) -> tuple[str, bool]:
         """Return the id of a finished run of this signature, and whether it was there before."""
         if done := self.store.finished(prepared.signature):
             self.display.skip(label)
             return done.info.run_id, True
-        course = Course(signature=prepared.signature) if alike is None else course_of(prepared)
-        begun = self.begun(course.signature)
+        begun = self.begun(prepared.signature)
+        course = course_of(prepared) if alike or not self.beginnings.empty else Course(signature=prepared.signature)
         beginning = None if begun and (begun.folder / LAST).exists() else self.beginnings.longest(course)
         leaving = Leaving(self.beginnings, names_for(course, alike or ()), store=self.store, arm=arm)
+        alone = begun or beginning or not kin or not takes_others(prepared)
+        others = [] if alone else self.taken_along(kin)
+        along = [TakingAlong(prepared, others, beginnings=self.beginnings, store=self.store, arm=arm)] if others else []
         outcome = execute(
             prepared,
             self.store,
             tags={"study": self.name, "arm": arm} | (beginning.tags if beginning else {}),
             parent=self.parent.run_id,
-            callbacks=[self.display.begin(label), leaving],
+            callbacks=[self.display.begin(label), leaving, *along],
             continued=beginning.for_run(begun.run_id if begun else None) if beginning else begun,
         )
+        for reason in filter(None, (each.why_not for each in along)):
+            self.parent.text(f"apart/{arm}-seed{prepared.cfg.seed}.txt", reason)
         self.display.end(label, _result(outcome, beginning))
         return outcome.run_id, False
+
+    def taken_along(self, kin: Mapping[str, DictConfig]) -> list[Prepared]:
+        """Return the runs that another one takes along: what is wrong with one is told when its turn comes."""
+        for arm, cfg in list(kin.items())[:MOST]:
+            with suppress(Exception):
+                prepared = prepare(cfg, "finetune", self.store)
+                if not self.store.finished(prepared.signature) and not self.begun(prepared.signature):
+                    self.ready[arm] = prepared
+        return [self.ready[arm] for arm in kin if arm in self.ready]
 
     def begun(self, signature: str) -> Continued | None:
         """Return this study's run of this signature that was interrupted, to go on with it."""
@@ -153,7 +191,8 @@ class _StudyRun:
         runs = [self.store.run(run_id) for seeds in self.progress.runs.values() for run_id in seeds.values()]
         own = [run for run in runs if run.data.tags.get("frostline.study") == self.name]
         shared = [_shared(run) for run in own if "frostline.forked_at" in run.data.tags]
-        self.parent.json("shared.json", shared)
+        together = [_together(run) for run in own if "frostline.trained_with" in run.data.tags]
+        self.parent.json("shared.json", [*shared, *together])
         given = sum(run.data.metrics.get("cost/prefix_given", 0.0) for run in own)
         spared = {"study/shared_flops": sum(each["flops"] for each in shared), "study/prefix_given": given}
         self.parent.metrics({"study/failed": len(self.progress.failed), "study/reused": self.progress.reused, **spared})
@@ -313,13 +352,23 @@ def _result(outcome: Outcome, beginning: Beginning | None) -> str:
     return f"{name} {value:.4f} in {seconds:.1f} s{f', {beginning}' if beginning else ''}"
 
 
+def _who(run: Run) -> dict[str, Any]:
+    tags = run.data.tags
+    return {"run": run.info.run_id, "arm": tags["frostline.arm"], "seed": int(tags["frostline.seed"])}
+
+
+def _together(run: Run) -> dict[str, Any]:
+    """Say which run a run was trained along with, and up to where."""
+    tags = run.data.tags
+    until = int(tags["frostline.trained_with_until"])
+    return {**_who(run), "trained_with": tags["frostline.trained_with"], "until_step": until}
+
+
 def _shared(run: Run) -> dict[str, Any]:
     """Say which run a run began from, where, and what was not spent again."""
     tags, metrics = run.data.tags, run.data.metrics
     return {
-        "run": run.info.run_id,
-        "arm": tags["frostline.arm"],
-        "seed": int(tags["frostline.seed"]),
+        **_who(run),
         "from": tags["frostline.forked_from"],
         "step": int(tags["frostline.forked_at"]),
         "flops": metrics["cost/shared_flops"],

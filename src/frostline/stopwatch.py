@@ -110,6 +110,12 @@ class Stopwatch(Callback):
         self._epochs.append(max(0.0, now - self._end - self._validated))
         self._end = self._validated = 0.0
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave out what was just spent on other runs."""
+        self._batch += seconds if self._batch else 0.0
+        self._end += seconds if self._end else 0.0
+        self._validating += seconds
+
     def _now(self) -> float:
         """Return the time, of a rehearsal once the GPU has done what it was told."""
         if self._limit is not None and self.on_gpu:

@@ -17,14 +17,13 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from frostline.batch import moved
 from frostline.cache.prefix_cache import PrefixCache
 from frostline.config.build import build
 from frostline.cost import Meter
 from frostline.engine import Freezing
+from frostline.instead import done_instead
 from frostline.interruption import BEST, LAST, Interruption, position
 from frostline.modules import Training
-from frostline.nn.batch_statistics import reestimate
 from frostline.prepare import Prepared
 from frostline.processes import data_parallel, everyones, processes_of, rank
 from frostline.refusals import batches_of_one
@@ -85,9 +84,11 @@ def train_and_test(
     if start is not None:
         prepared.data.start(**position(start))
     with _interruptible():
-        if prepared.plan.strategy.reestimates is not None:
-            with freezing.audit.all_held("re-estimation"), meter.measuring():
-                _reestimate(prepared, trainer.strategy.root_device, prepared.plan.strategy.reestimates)
+        if (instead := prepared.plan.strategy.instead) is not None:
+            with freezing.audit.held(instead.name, prepared.plan.phases[0]):
+                told = done_instead(prepared, instead, cache, meter, trainer.strategy.root_device)
+            if logger is not None and told:
+                logger.log_metrics(told)
             return _measure(prepared, trainer)
         with interruption.listening(), _told_of_batches_of_one(prepared):
             trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
@@ -97,13 +98,6 @@ def train_and_test(
         measured = _measure(prepared, trainer)
     prepared.module.predictions = [batch for batches in everyones(prepared.module.predictions) for batch in batches]
     return measured
-
-
-def _reestimate(prepared: Prepared, device: torch.device, pseudo_count: float) -> None:
-    """Take the statistics of normalisation layers from the training split, as evaluation shows it."""
-    batches = prepared.data.reference_dataloader()
-    placed = ((moved(batch.inputs, device), len(batch.places)) for batch in batches)
-    reestimate(prepared.network.to(device), placed, pseudo_count=pseudo_count)
 
 
 def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:

@@ -11,11 +11,13 @@ from torch import nn
 from frostline.audit import digest
 from frostline.batch import Batch, moved, tensors_in
 from frostline.cache.content import Names, sources
-from frostline.cache.cut import EXAMPLES, Cut, Judge, NotExact, find_cut, is_watched
+from frostline.cache.cut import Cut, NotExact
+from frostline.cache.find_cut import EXAMPLES, Judge, find_cut, is_watched
 from frostline.cache.prefix import Size
 from frostline.checkpoint import weights_hash
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
+from frostline.freeze.strategy import Solution
 from frostline.plan import MOST_PHASES, Phase, Plan
 
 Policy = Literal["auto", "off", "require"]
@@ -91,7 +93,8 @@ class Cuts:
         Raises:
             NotKept: Nowhere.
         """
-        if not plan.epochs or plan.horizon < plan.end or len(plan.phases) > MOST_PHASES:
+        passes = plan.epochs or isinstance(plan.strategy.instead, Solution)
+        if not passes or plan.horizon < plan.end or len(plan.phases) > MOST_PHASES:
             raise NotKept("it is not known what has trained")
         return self.of(plan, min(plan.phases, key=plan.frozen_prefix))
 
@@ -132,7 +135,9 @@ class Cuts:
                 yield f"{phase.span}: {reason}"
 
     def _lasts(self, plan: Plan, phase: Phase) -> bool:
-        """Tell whether an example comes in the same view twice before a phase ends."""
+        """Tell whether an example comes in the same view twice before a phase ends, or to other runs of the kind."""
+        if isinstance(plan.strategy.instead, Solution):
+            return True
         views = self.data.drawn("train").different or 1
         return _lasting(plan, phase) > views * plan.per_epoch
 

@@ -1,7 +1,8 @@
 """Gives the network what its frozen stages made of each example, computed once, while Lightning trains and measures."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from frostline.batch import Batch, moved
 from frostline.cache.content import Names
-from frostline.cache.cut import EXAMPLES, Cut, NotExact, mask_of, nearly, size_of, without_padding
+from frostline.cache.cut import Cut, NotExact, mask_of, nearly, size_of, without_padding
 from frostline.cache.cuts import Cuts, NotKept
+from frostline.cache.find_cut import EXAMPLES
 from frostline.cache.prefix import Kept, Size
 from frostline.cache.shelf import Shelf
 from frostline.data.order import randomness_kept
@@ -152,6 +154,24 @@ class PrefixCache(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the network as it was."""
         self._giving.close()
+
+    def outside_training(self, split: str) -> Callable[[Batch], AbstractContextManager[None]]:
+        """Return what gives the network what is kept of a batch, in the order of the split and as evaluation shows it.
+
+        Of training examples that are shown in other ways, nothing is kept that is of use.
+        """
+        self._enter_the_end()
+        if self._cuts.data.drawn(split).different == 1:
+            self._have(split, 0)
+
+        return partial(self.giving, split)
+
+    @contextmanager
+    def giving(self, split: str, batch: Batch, *, epoch: int = 0) -> Iterator[None]:
+        """Give the network what is kept of a batch, as an epoch shows it, in place of computing it again."""
+        self._give(split, batch, view=self._view(epoch) if split == "train" else 0)
+        with self._giving:
+            yield
 
     def _enter(self, epoch: int) -> None:
         """Take the cut of a phase that is new, and compute what it gives of the training examples of this epoch."""

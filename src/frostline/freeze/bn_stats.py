@@ -6,7 +6,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from frostline.depth import Depth, Role
-from frostline.freeze.strategy import FreezeStrategy, Progress
+from frostline.freeze.strategy import FreezeStrategy, Progress, Reestimation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class BnStats(FreezeStrategy):
     pseudo_count: Annotated[float, Ge(0)] = 16.0
 
     @property
-    def reestimates(self) -> float:
+    def instead(self) -> Reestimation:
         """The pseudo-count."""
-        return self.pseudo_count
+        return Reestimation(pseudo_count=self.pseudo_count)
 
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:
         """Return 0."""

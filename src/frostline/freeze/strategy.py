@@ -50,6 +50,45 @@ class Progress:
         return self.step / max(1, self.steps)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reestimation:
+    """In place of training, the statistics of normalisation layers are taken anew.
+
+    Attributes:
+        pseudo_count: Examples that the stored statistics count for.
+    """
+
+    name: ClassVar[str] = "re-estimation"
+    pseudo_count: float
+
+    def __str__(self) -> str:
+        """Say what happens."""
+        return (
+            "nothing trains; the statistics of normalisation layers are re-estimated on the training split, "
+            f"where the stored ones count for {self.pseudo_count:g} examples"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """In place of training, the head is solved in closed form.
+
+    Attributes:
+        strengths: Of the penalty on its weights; val chooses.
+    """
+
+    name: ClassVar[str] = "solution"
+    strengths: Sequence[float]
+
+    def __str__(self) -> str:
+        """Say what happens."""
+        strengths = ", ".join(f"{strength:g}" for strength in self.strengths)
+        return (
+            "nothing trains by steps; the head is solved by ridge regression on the features of the training split, "
+            f"and the first metric of val chooses among the strengths {strengths}"
+        )
+
+
 class Strategy(Protocol):
     """Says how fast each parameter learns at each moment; 0 is frozen."""
 
@@ -66,8 +105,8 @@ class Strategy(Protocol):
         """The metric of validation that the answer depends on, or None."""
 
     @property
-    def reestimates(self) -> float | None:
-        """In place of training: for how many examples the stored statistics of normalisation layers count."""
+    def instead(self) -> Reestimation | Solution | None:
+        """What happens in place of training by steps, if anything."""
 
     @property
     def norm_stats(self) -> Literal["follow", "frozen", "running"]:
@@ -137,8 +176,8 @@ class FreezeStrategy:
         return ""
 
     @property
-    def reestimates(self) -> float | None:
-        """None: this strategy trains."""
+    def instead(self) -> Reestimation | Solution | None:
+        """Nothing, by default: this strategy trains."""
         return None
 
     def scale(self, stage: Depth, role: Role, progress: Progress) -> float:

@@ -11,7 +11,8 @@ from torchvision import models
 from transformers import AutoModelForSequenceClassification
 
 from frostline.batch import Batch
-from frostline.cache.cut import Cut, NotExact, find_cut, judge_of, size_of
+from frostline.cache.cut import Cut, NotExact, size_of
+from frostline.cache.find_cut import find_cut, judge_of
 from frostline.nn.cifar_resnet import CifarResNet
 from frostline.nn.stages import Stage, stages
 from frostline.nn.torchvision_detector import TorchvisionDetector

@@ -1,0 +1,127 @@
+"""What strategies do in place of training by steps: statistics taken anew, a head solved in closed form."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from frostline.batch import Batch, moved
+from frostline.cache.prefix_cache import PrefixCache
+from frostline.cost import Meter
+from frostline.freeze.strategy import Reestimation, Solution
+from frostline.nn.batch_statistics import reestimate
+from frostline.nn.ridge import Matrix, linear_head, solutions
+from frostline.objectives.objective import scalars
+from frostline.prepare import Prepared
+
+
+def done_instead(
+    prepared: Prepared,
+    instead: Reestimation | Solution,
+    cache: PrefixCache | None,
+    meter: Meter,
+    device: torch.device,
+) -> dict[str, float]:
+    """Change the network as a strategy asks, without a step.
+
+    Args:
+        prepared: What `prepare` returned.
+        instead: What the strategy asks for.
+        cache: Gives what frozen stages gave before, where that is kept.
+        meter: Counts the cost.
+        device: Where to compute.
+
+    Returns:
+        What there is to log of it.
+    """
+    prepared.network.to(device)
+    if isinstance(instead, Solution):
+        return _solve(prepared, instead.strengths, cache, meter, device)
+    batches = prepared.data.reference_dataloader()
+    placed = ((moved(batch.inputs, device), len(batch.places)) for batch in batches)
+    with meter.measuring():
+        reestimate(prepared.network, placed, pseudo_count=instead.pseudo_count)
+    return {}
+
+
+def _solve(
+    prepared: Prepared, strengths: Sequence[float], cache: PrefixCache | None, meter: Meter, device: torch.device
+) -> dict[str, float]:
+    """Give the network the head that val chooses among those of all strengths."""
+    head = linear_head(prepared.plan.stages)
+    probe = _Probe(prepared, head, cache, device)
+    with meter.measuring():
+        train = list(probe.features("train"))
+        features = np.concatenate([each.features for each in train])
+        targets = np.concatenate([_wanted(each.batch.targets, head.out_features) for each in train])
+        heads = list(solutions(features, targets, strengths, intercept=head.bias is not None))
+    with meter.measuring(flops=False):
+        val = list(probe.features("val"))
+        scores = [probe.score(val, *solution) for solution in heads]
+    best = max(range(len(heads)), key=lambda place: (scores[place], strengths[place]))
+    _fill(head, *heads[best])
+    told = {f"ridge/{strength:g}": probe.sign * score for strength, score in zip(strengths, scores, strict=True)}
+    return told | {"best/strength": float(strengths[best])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A batch, and what the head is given of it: features (B, D)."""
+
+    batch: Batch
+    features: Matrix
+
+
+class _Probe:
+    """Takes a head's inputs, and scores heads on them by the first metric of the objective, higher is better."""
+
+    def __init__(self, prepared: Prepared, head: nn.Linear, cache: PrefixCache | None, device: torch.device) -> None:
+        self._prepared = prepared
+        self._head = head
+        self._cache = cache
+        self._device = device
+        metrics = prepared.module.objective.metrics(prepared.data.class_names)
+        self._metric = scalars(metrics)[0]
+        self.sign = 1.0 if metrics[self._metric].higher_is_better else -1.0
+
+    @torch.no_grad()
+    def features(self, split: str) -> Iterator[_Seen]:
+        """Yield what the head is given of each batch of a split, as evaluation shows it."""
+        data, taken = self._prepared.data, list[Tensor]()
+        giving = self._cache.outside_training(split) if self._cache else lambda _: nullcontext()
+        network = self._prepared.network.eval()
+        hook = self._head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+        try:
+            for batch in data.reference_dataloader() if split == "train" else data.val_dataloader():
+                placed = Batch(*(moved(part, self._device) for part in batch))
+                with giving(placed):
+                    network(placed.inputs)
+                yield _Seen(batch=batch, features=taken.pop().double().cpu().numpy())
+        finally:
+            hook.remove()
+
+    def score(self, seen: Sequence[_Seen], weight: Matrix, bias: Matrix) -> float:
+        """Return how good a head is on what was seen."""
+        objective, data = self._prepared.module.objective, self._prepared.data
+        metrics = objective.metrics(data.class_names)
+        for each in seen:
+            objective.measure(metrics, torch.from_numpy(each.features @ weight.T + bias).float(), each.batch)
+        return self.sign * float(metrics[self._metric].compute())
+
+
+def _wanted(targets: Tensor, classes: int) -> Matrix:
+    """Return what the head is to give: classes one-hot, of several labels each as it is."""
+    wanted = one_hot(targets, classes) if targets.ndim == 1 else targets
+    solved: Matrix = wanted.double().cpu().numpy()
+    return solved
+
+
+@torch.no_grad()
+def _fill(head: nn.Linear, weight: Matrix, bias: Matrix) -> None:
+    head.weight.copy_(torch.from_numpy(weight))
+    if head.bias is not None:
+        head.bias.copy_(torch.from_numpy(bias))
