@@ -2,7 +2,8 @@
 
 Each row is measured in a process of its own: what Frostline does and what plain PyTorch does alternate, and the ratio
 is of their medians. A floor computes each shared piece once and nothing else: no validation metrics, no record,
-no checkpoint. Run it on a quiet machine:
+no checkpoint. A study takes long: both sides are measured once, and its row says
+against what. Run it on a quiet machine:
 
     python experiments/performance/reach.py            all rows, as a table in Markdown
     python experiments/performance/reach.py head full  some of them
@@ -16,93 +17,19 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-FROSTLINE = str(Path(sys.executable).parent / "frostline")
-TIMES = 3
-"""How often each side of a row is measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the table."""
-
-    work: str
-    ours: str
-    floor: str
-    ratio: str
-    reach: str
-
-
-def images(root: Path, *, side: int, counts: dict[str, int], suffix: str = "png") -> None:
-    """Write images of noise in eight classes."""
-    import numpy as np
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    for split, count in counts.items():
-        for number in range(count):
-            folder = root / split / f"class{number % 8}"
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(
-                folder / f"{number}.{suffix}"
-            )
-
-
-def finetune(*overrides: str, callbacks: Sequence[object] = ()) -> dict[str, float]:
-    """Run `frostline finetune` in this process, with nothing kept of earlier runs, and return its metrics."""
-    from frostline.config.compose import compose
-    from frostline.prepare import open_store, prepare
-    from frostline.run import execute
-
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
-    quiet = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
-    cfg = compose("finetune", [*quiet, *overrides])
-    store = open_store(cfg)
-    begun = perf_counter()
-    outcome = execute(prepare(cfg, "finetune", store), store, callbacks=callbacks)
-    return {**outcome.metrics, "whole_s": perf_counter() - begun}
-
-
-def alternate(ours: Callable[[], float], floor: Callable[[], float]) -> tuple[float, float]:
-    """Return the medians of both, in seconds, behind a first time that does not count."""
-    ours(), floor()
-    pairs = [(ours(), floor()) for _ in range(TIMES)]
-    return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
-
-
-def frozen_features_floor(network, head: str, *, examples: int, val: int, side: int, epochs: int, batch: int) -> float:
-    """Take the features once, then train a linear head on them: plain PyTorch, tensors in memory."""
-    import torch
-    from torch import nn
-
-    inputs, targets = torch.randn(examples, 3, side, side), torch.randint(8, (examples,))
-    others, labels = torch.randn(val, 3, side, side), torch.randint(8, (val,))
-    begun = perf_counter()
-    network = network.eval()
-    last = getattr(network, head)
-    setattr(network, head, nn.Identity())
-    with torch.no_grad():
-        features = torch.cat([network(part) for part in inputs.split(batch)])
-        kept = torch.cat([network(part) for part in others.split(batch)])
-    optimizer = torch.optim.SGD(last.parameters(), lr=0.01, momentum=0.9)
-    for _ in range(epochs):
-        for places in torch.randperm(examples).split(batch):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(last(features[places]), targets[places]).backward()
-            optimizer.step()
-        with torch.no_grad():
-            nn.functional.cross_entropy(last(kept), labels)
-    return perf_counter() - begun
+from measuring import FROSTLINE, TIMES, Row, alternate, finetune, images, resnet20_around, train_on_frozen
+from studies_reach import bottleneck, heads, study
 
 
 def head() -> Row:
     """Fit the head of a frozen ResNet-18."""
+    from torch import nn
     from torchvision.models import resnet18
 
     images(Path("images"), side=64, counts={"train": 512, "val": 64, "test": 64})
@@ -113,8 +40,12 @@ def head() -> Row:
         ran.append(finetune(*asked, "data.image_size=64", "freeze=head", "trainer.max_epochs=10"))
         return ran[-1]["cost/wall_s"]
 
-    sizes = {"examples": 512, "val": 64, "side": 64, "epochs": 10, "batch": 64}
-    seconds, least = alternate(ours, lambda: frozen_features_floor(resnet18(num_classes=8), "fc", **sizes))
+    def floor() -> float:
+        network = resnet18(num_classes=8)
+        above, network.fc = network.fc, nn.Identity()
+        return train_on_frozen(network, above, examples=512, val=64, side=64, epochs=10, batch=64)
+
+    seconds, least = alternate(ours, floor)
     whole = median(each["whole_s"] for each in ran[1:])
     return Row(
         work="head on frozen ResNet-18, 512 images of 64x64, 10 epochs",
@@ -167,33 +98,12 @@ def full() -> Row:
 
 def last_stage() -> Row:
     """Train the last stage of ResNet-20 and its head on what the stages below give."""
-    import torch
-    from torch import nn
-
-    from frostline.nn.cifar_resnet import CifarResNet
-
     images(Path("images"), side=32, counts={"train": 1024, "val": 128, "test": 64})
     asked = ("model=resnet20", "data=image_folder", "data.root=images", "data.batch_size=128", "freeze=last_k")
 
     def floor() -> float:
-        network = CifarResNet().network(8)
-        inputs, targets = torch.randn(1024, 3, 32, 32), torch.randint(8, (1024,))
-        others = torch.randn(128, 3, 32, 32)
-        begun = perf_counter()
-        below = nn.Sequential(network.conv1, network.bn1, nn.ReLU(), network.layer1, network.layer2).eval()
-        above = nn.Sequential(network.layer3, nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.linear).train()
-        with torch.no_grad():
-            maps, kept = torch.cat([below(part) for part in inputs.split(128)]), below(others)
-        optimizer = torch.optim.SGD(above.parameters(), lr=0.01, momentum=0.9)
-        for _ in range(10):
-            for places in torch.randperm(1024).split(128):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(above(maps[places]), targets[places]).backward()
-                optimizer.step()
-            with torch.no_grad():
-                above.eval()(kept)
-                above.train()
-        return perf_counter() - begun
+        parts = resnet20_around("last_stage")
+        return train_on_frozen(*parts, examples=1024, val=128, side=32, epochs=10, batch=128)
 
     seconds, least = alternate(lambda: finetune(*asked, "trainer.max_epochs=10")["cost/wall_s"], floor)
     return Row(
@@ -269,41 +179,32 @@ def start() -> Row:
     return Row(work="start", ours=", ".join(told), floor="-", ratio="-", reach="0.5 s, 1 s, reported")
 
 
-MEMORY_FLOOR = """
-import torch
+PEAK_OF_OURS = """
+from measuring import finetune
+asked = ["model=resnet20", "data=image_folder", "data.root=images", "data.batch_size=128", "trainer.max_epochs=2"]
+print(finetune(*asked, "freeze={freeze}")["cost/peak_memory_mb"])
+"""
+PEAK_OF_FLOOR = """
 from pathlib import Path
-from torch import nn
-from frostline.nn.cifar_resnet import CifarResNet
 import mlflow, pytorch_lightning, torchvision, matplotlib.pyplot, hydra, sklearn.datasets, frostline.run  # as a run has
-network = CifarResNet().network(8)
-below = nn.Sequential(network.conv1, network.bn1, nn.ReLU(), network.layer1, network.layer2).eval()
-above = nn.Sequential(network.layer3, nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.linear).train()
-if HEAD:
-    below, above = nn.Sequential(*below, *above[:3]).eval(), above[3]
-inputs, targets = torch.randn(1024, 3, 32, 32), torch.randint(8, (1024,))
-with torch.no_grad():
-    kept = torch.cat([below(part) for part in inputs.split(128)])
-optimizer = torch.optim.SGD(above.parameters(), lr=0.01, momentum=0.9)
-for places in torch.randperm(1024).split(128):
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(above(kept[places]), targets[places]).backward()
-    optimizer.step()
-print(next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
+from measuring import resnet20_around, train_on_frozen
+train_on_frozen(*resnet20_around("{cut}"), examples=1024, val=128, side=32, epochs=1, batch=128)
+said = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+print(int(said.split()[1]) * 1024 / 1e6)
 """
 
 
 def memory() -> Row:
-    """Train the head, and the last stage, of ResNet-20: the peak of the whole process."""
+    """Train the head, and the last stage, of ResNet-20: the peak of the whole process.
+
+    A peak does not depend on speed, so both sides run at the same time, with one thread each: beside other work,
+    several threads would mostly wait for one another.
+    """
     images(Path("images"), side=32, counts={"train": 1024, "val": 128, "test": 64})
-    asked = ("model=resnet20", "data=image_folder", "data.root=images", "data.batch_size=128", "trainer.max_epochs=2")
     ours, floors = {}, {}
-    for freeze in ("head", "last_k"):
-        program = MEMORY_FLOOR.replace("HEAD", str(freeze == "head"))
-        said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-        floors[freeze] = int(said.stdout.split()[-1]) * 1024 / 1e6
-        code = f"import reach; print(reach.finetune(*{asked!r}, 'freeze={freeze}')['cost/peak_memory_mb'])"
-        said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=here())
-        ours[freeze] = float(said.stdout.split()[-1])
+    for freeze, cut in (("head", "head"), ("last_k", "last_stage")):
+        programs = (PEAK_OF_OURS.format(freeze=freeze), PEAK_OF_FLOOR.format(cut=cut))
+        ours[freeze], floors[freeze] = map(said_by, [begun(program) for program in programs])
     return Row(
         work="peak memory of a process that trains the head · the last stage of ResNet-20, batch 128",
         ours=" · ".join(f"{each:,.0f} MB" for each in ours.values()),
@@ -313,44 +214,22 @@ def memory() -> Row:
     )
 
 
-def here() -> dict[str, str]:
-    """Return an environment in which this file can be imported."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+def begun(program: str) -> subprocess.Popen[str]:
+    """Begin a program in a process of its own, on one core, that can import what this file does."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment, text=True, **pipes)
 
 
-def heads() -> Row:
-    """Train 32 heads on one backbone as a study, against one of them run alone."""
-    images(Path("images"), side=64, counts={"train": 2048, "val": 256, "test": 256})
-    base = ["model=torchvision", "model.name=resnet18", "model.weights=null", "data=image_folder"]
-    base += [f"data.root={Path('images').resolve()}", "data.image_size=64", "freeze=head", "trainer.max_epochs=10"]
-    arms = {
-        f"lr{i}wd{j}": [f"optimizer.lr={0.003 * 2**i}", f"optimizer.weight_decay={j * 1e-4}"]
-        for i in range(8)
-        for j in range(4)
-    }
-
-    def study(name: str, chosen: dict[str, list[str]]) -> float:
-        folder = Path(name)
-        folder.mkdir()
-        asked = {"question": "which head?", "base": base, "arms": chosen, "seeds": [0], "metric": "test/accuracy"}
-        (folder / "study.yaml").write_text(json.dumps(asked))
-        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
-        begun = perf_counter()
-        subprocess.run([FROSTLINE, "study", name], check=True, capture_output=True)
-        return perf_counter() - begun
-
-    alone = study("alone", dict(list(arms.items())[:1]))
-    together = study("together", arms)
-    return Row(
-        work="32 head configurations on one ResNet-18, 2,048 images of 64x64, 10 epochs, as a study",
-        ours=f"{together:.1f} s, all commands and records included",
-        floor=f"{alone:.1f} s, one of them alone",
-        ratio=f"{together / alone:.2f}",
-        reach="1.5",
-    )
+def said_by(process: subprocess.Popen[str]) -> float:
+    """Return the number that a program prints last."""
+    said, wrong = process.communicate()
+    if process.returncode:
+        raise SystemExit(wrong)
+    return float(said.split()[-1])
 
 
-ROWS = {row.__name__: row for row in (head, full, last_stage, loading, start, memory, heads)}
+ROWS = {row.__name__: row for row in (head, full, last_stage, loading, start, memory, heads, study, bottleneck)}
 
 
 def measured(name: str) -> Row:
