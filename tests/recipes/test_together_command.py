@@ -1,11 +1,14 @@
 """Heads of a study that differ in their optimizer's settings train together, and come to what they would alone."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from test_beginnings_command import BASE, Elsewhere, by_arm, cost, history
-from test_study_command import study
+from test_study_command import children, study
 from torch.testing import assert_close
 from workplace import FOREIGN, Workplace
 
@@ -111,6 +114,39 @@ def test_what_makes_runs_go_their_own_ways_keeps_them_apart(
     )
     assert said.code == 0, said.err
     assert not taken
+
+
+@pytest.mark.parametrize(("number", "epoch", "along"), [(1, 2, ["d_decayed"]), (2, 5, ["c_slower", "d_decayed"])])
+def test_an_interrupted_study_goes_on_from_what_it_has(
+    number: int, epoch: int, along: list[str], workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C twice, in the run that takes the others along, whose part another one has then, or in one of these."""
+    arms = {arm: ARMS[arm] for arm in ("a_first", "c_slower", "d_decayed")}
+    folder = study(pretrain=None, reference="a_first", base=BASE, arms=arms, seeds=[0])
+    with monkeypatch.context() as patch:
+        before = Training.on_train_epoch_end
+
+        def interrupted(self: Training) -> None:
+            before(self)
+            if self.current_epoch == epoch and len(children(workplace)) == number:
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(Training, "on_train_epoch_end", interrupted)
+        assert workplace.frostline("study", folder).code == 130
+    said = workplace.frostline("study", folder)
+    assert said.code == 0, said.err
+    assert not list(Path("outputs").glob("*/beginnings"))
+    elsewhere = Elsewhere(workplace)
+    runs = by_arm(workplace)
+    assert [arm for (arm, _), run in sorted(runs.items()) if "frostline.trained_with" in run.data.tags] == along
+    for (arm, seed), run in runs.items():
+        alone = elsewhere.alone(arms[arm], seed)
+        ours, theirs = (
+            dict(place.store.run(r.info.run_id).data.metrics) for place, r in ((workplace, run), (elsewhere, alone))
+        )
+        scores = [name for name in theirs if not name.startswith("cost/")]
+        assert {n: ours[n] for n in scores} == pytest.approx({n: theirs[n] for n in scores}, rel=1e-5, abs=1e-6)
 
 
 def test_runs_that_cannot_go_along_train_by_themselves(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
