@@ -246,9 +246,8 @@ class Interruption(Callback):
         """Log what was not yet logged and put random generators and metrics where the checkpoint left them."""
         if self._resumed is None:
             return
-        known = [(self._resumed["metrics"], self._resumed["metrics_step"])] if self._resumed["metrics"] else []
         if trainer.logger is not None:
-            for metrics, step in [*self._resumed["waiting"], *known]:
+            for metrics, step in _not_yet_logged(self._resumed):
                 trainer.logger.log_metrics(metrics, step=step)
         self._waiting, self._within = self._resumed["metrics"], not self._resumed["metrics"]
         for states in self._resumed["random"][trainer.global_rank :][:1]:  # a fork may have more processes
@@ -268,6 +267,15 @@ class Interruption(Callback):
 def _waiting(logger: object) -> list[tuple[dict[str, float], int]]:
     """Return what a logger has not yet written, with the step of each; most write at once."""
     return list(getattr(logger, "waiting", ()))
+
+
+def _not_yet_logged(resumed: Mapping[str, Any]) -> Iterator[tuple[dict[str, float], int]]:
+    """Yield what a checkpoint knows that no record holds, each once: validation is logged before the epoch ends."""
+    last, waiting = resumed["metrics_step"], resumed["waiting"]
+    yield from waiting
+    known = {name for metrics, step in waiting if step == last for name in metrics}
+    if ended := {name: value for name, value in resumed["metrics"].items() if name not in known}:
+        yield ended, last
 
 
 def _logged_at_the_end_of(trainer: pl.Trainer) -> dict[str, float]:

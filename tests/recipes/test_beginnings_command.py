@@ -1,8 +1,10 @@
 """Runs of a study that begin alike share their beginning, and are the runs that they would be alone."""
 
+import itertools
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,13 @@ def assert_same(one: tuple[Workplace, Run], other: tuple[Workplace, Run]) -> Non
         assert here.artifact(run.info.run_id, artifact) == there.artifact(alone.info.run_id, artifact), artifact
     files = [place.store.fetch(each.info.run_id, WEIGHTS).read_bytes() for place, each in (one, other)]
     assert files[0] == files[1]
+
+
+@pytest.fixture(autouse=True)
+def no_two_points_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow takes a point that is logged twice within a millisecond for one; on a slow machine it would be two."""
+    milliseconds = itertools.count(int(time.time() * 1000))
+    monkeypatch.setattr("frostline.record.time", lambda: next(milliseconds) / 1000)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from test_beginnings_command import BASE, Elsewhere, by_arm, cost, history
+from test_beginnings_command import BASE, Elsewhere, by_arm, cost, history, no_two_points_at_one_time  # noqa: F401
 from test_study_command import children, study
 from torch.testing import assert_close
 from workplace import FOREIGN, Workplace
