@@ -106,9 +106,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     torch.manual_seed(stream(cfg.seed, "init"))
     data, model, objective, weights = _ingredients(cfg, store)
     refuse_other_tasks(data, model, objective)
-    data.expect(model.input)
-    data.world = processes_of(plain(cfg.trainer))
-    data.setup()
+    _draw(data, model, cfg)
     network = objective.network(model, data.class_names)
     parts = _stages(network, data)
     first = next(iter(data.train_dataloader()))
@@ -153,6 +151,13 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         cuts=cuts,
         first=first,
     )
+
+
+def _draw(data: SplittedData, model: Backbone, cfg: DictConfig) -> None:
+    """Draw the splits of what the model can take, for all processes of the run."""
+    data.expect(model.input)
+    data.world = processes_of(plain(cfg.trainer))
+    data.setup()
 
 
 def plan_text(prepared: Prepared) -> str:
