@@ -28,6 +28,14 @@ ARMS = {
 ALONG = ["c_slower", "d_decayed", "e_plain"]
 
 
+SELDOM = (
+    ["stopping=early"],
+    ["regularizer=l2_sp"],
+    ["trainer.accumulate_grad_batches=2"],
+    ["trainer.max_epochs=2"],
+)
+
+
 @pytest.fixture
 def steps_trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A mark for each step that a run of its own really takes."""
@@ -96,10 +104,7 @@ def test_the_record_of_the_study_says_who_trained_together(workplace: Workplace)
     [
         ["cache=off"],
         ["trainer.gradient_clip_val=1.0"],
-        ["stopping=early"],
-        ["regularizer=l2_sp"],
-        ["trainer.accumulate_grad_batches=2"],
-        ["trainer.max_epochs=2"],
+        *(pytest.param(base, marks=pytest.mark.slow) for base in SELDOM),
     ],
     ids=" ".join,
 )
@@ -116,7 +121,10 @@ def test_what_makes_runs_go_their_own_ways_keeps_them_apart(
     assert not taken
 
 
-@pytest.mark.parametrize(("number", "epoch", "along"), [(1, 2, ["d_decayed"]), (2, 5, ["c_slower", "d_decayed"])])
+@pytest.mark.parametrize(
+    ("number", "epoch", "along"),
+    [pytest.param(1, 2, ["d_decayed"], marks=pytest.mark.slow), (2, 5, ["c_slower", "d_decayed"])],
+)
 def test_an_interrupted_study_goes_on_from_what_it_has(
     number: int, epoch: int, along: list[str], workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
