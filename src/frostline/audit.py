@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,9 +57,9 @@ class Audit:
         """Compare the parameters that a phase declares frozen over what happens in this context, in place of steps."""
         frozen = [group for group in self._groups if not phase.scales[group.name]]
         parameters = {name: p for group in frozen for name, p in group.parameters.items()}
-        before = {name: digest(parameter) for name, parameter in parameters.items()}
+        before = digests(parameters)
         yield
-        self._judge(what, before, {name: digest(parameter) for name, parameter in parameters.items()})
+        self._judge(what, before, digests(parameters))
 
     def compare_processes(self, span: str) -> None:
         """Compare the parameters of all processes, frozen or not; every process must come here.
@@ -83,7 +84,7 @@ class Audit:
 
     def _digests(self, phase: Phase) -> dict[str, str]:
         current = dict(self._network.named_buffers()) | dict(self._network.named_parameters())
-        return {name: digest(current.get(name, tensor)) for name, tensor in self._frozen(phase)}
+        return digests({name: current.get(name, tensor) for name, tensor in self._frozen(phase)})
 
     def _frozen(self, phase: Phase) -> Iterator[tuple[str, Tensor]]:
         """Yield everything that the phase declares frozen: parameters, and buffers of modules that are not training.
@@ -101,13 +102,19 @@ class Audit:
                     yield name, buffer
 
 
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the digest of each tensor; several are hashed at once, for which Python lets its threads run."""
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(tensors, threads.map(digest, tensors.values()), strict=True))
+
+
 def digest(tensor: Tensor) -> str:
     """Return a hash of a tensor's bytes, shape and type."""
     data = tensor.detach().cpu().contiguous()
-    head = f"{data.dtype}{tuple(data.shape)}".encode()
-    # What is empty may have strides that no other type can be seen through.
-    content = data.flatten().view(torch.uint8).numpy().tobytes() if data.numel() else b""
-    return hashlib.blake2b(head + content, digest_size=16).hexdigest()
+    hashed = hashlib.blake2b(f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=16)
+    if data.numel():  # what is empty may have strides that no other type can be seen through
+        hashed.update(data.flatten().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 def _finding(span: str, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:

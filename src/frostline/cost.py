@@ -107,7 +107,7 @@ class Meter(Callback):
         bill = {
             "flops": self._flops,
             "spent": self._spent,
-            "steps": list(self._steps),
+            "steps": torch.tensor(self._steps, dtype=torch.float64),  # a checkpoint writes a list number by number
             "wall": wall,
             "trainable": self._trainable,
         }
@@ -115,7 +115,7 @@ class Meter(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the bill of a run that was interrupted, or that another run begins from."""
-        self._flops, self._steps = state_dict["flops"], state_dict["steps"]
+        self._flops, self._steps = state_dict["flops"], [float(seconds) for seconds in state_dict["steps"]]
         self._wall, self._trainable = state_dict["wall"], state_dict["trainable"]
         self._shared = state_dict.get("shared", self._shared)  # older checkpoints share nothing
         self._spent = state_dict.get("spent", 0.0)

@@ -313,10 +313,14 @@ def _restore_sums(pl_module: pl.LightningModule, sums: Mapping[str, Mapping[str,
 
 
 def _random_states() -> dict[str, Any]:
-    """Return the states of the global generators, in types that a checkpoint may hold without running code."""
+    """Return the states of the global generators, in types that a checkpoint may hold without running code.
+
+    Long ones are tensors: a checkpoint writes a tuple number by number.
+    """
     name, keys, *rest = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
     return {
-        "python": random.getstate(),
+        "python": (version, torch.tensor(words), gauss),
         "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -324,7 +328,8 @@ def _random_states() -> dict[str, Any]:
 
 
 def _restore_random(states: dict[str, Any]) -> None:
-    random.setstate(states["python"])
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(int(word) for word in words), gauss))
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
