@@ -18,6 +18,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"calibration", "together"},
     {"dossier", "training", "launch", "beginnings"},
     {"instead"},
+    {"instruments"},
     {"prepare", "run_logger", "interrupted"},
     {"refusals", "init_from", "reuse"},
     {"stopwatch"},

@@ -13,8 +13,8 @@ from frostline import provenance
 from frostline.checkpoint import save_weights
 from frostline.config.effective import effective, flatten, plain
 from frostline.delta import changed, save_delta
-from frostline.engine import Freezing
 from frostline.init_from import WEIGHTS
+from frostline.instruments import Instruments
 from frostline.nn.adapters import merged
 from frostline.nn.weights import CLASSES
 from frostline.plan import Plan
@@ -72,9 +72,12 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
         )
 
 
-def record_course(prepared: Prepared, freezing: Freezing, record: RunRecord) -> None:
-    """Keep what the engine found and what the strategy decided, and the plan as it came to be."""
+def record_course(prepared: Prepared, instruments: Instruments, record: RunRecord) -> None:
+    """Keep what the engine found, what the strategy decided, and the plan as it came to be; why stages ran again."""
+    freezing = instruments.freezing
     record.json("audit.json", freezing.audit.findings)
+    if instruments.reasons:
+        record.json("computed_again.json", instruments.reasons)
     if freezing.plan.decisions or freezing.plan.monitored:
         decisions = [asdict(decision) for decision in freezing.plan.decisions]
         record.json("decisions.json", {"decisions": decisions, "monitored": freezing.plan.monitored})

@@ -13,47 +13,51 @@ from frostline.batch import Batch, moved
 from frostline.cache.prefix_cache import PrefixCache
 from frostline.cost import Meter
 from frostline.freeze.strategy import Reestimation, Solution
+from frostline.instruments import Instruments
 from frostline.nn.batch_statistics import reestimate
 from frostline.nn.ridge import Matrix, linear_head, solutions
 from frostline.objectives.objective import scalars
 from frostline.prepare import Prepared
 
 
-def done_instead(
-    prepared: Prepared,
-    instead: Reestimation | Solution,
-    cache: PrefixCache | None,
-    meter: Meter,
-    device: torch.device,
-) -> dict[str, float]:
-    """Change the network as a strategy asks, without a step.
+def done_instead(prepared: Prepared, instruments: Instruments, device: torch.device) -> dict[str, float]:
+    """Change the network as its strategy asks, without a step, and audit what stays frozen.
 
     Args:
-        prepared: What `prepare` returned.
-        instead: What the strategy asks for.
-        cache: Gives what frozen stages gave before, where that is kept.
-        meter: Counts the cost.
+        prepared: What `prepare` returned; its strategy does something in place of training.
+        instruments: What goes along with the run.
         device: Where to compute.
 
     Returns:
         What there is to log of it.
+
+    Raises:
+        IntegrityError: Something frozen has changed.
     """
+    instead = prepared.plan.strategy.instead
+    assert instead is not None
     prepared.network.to(device)
-    if isinstance(instead, Solution):
-        return _solve(prepared, instead.strengths, cache, meter, device)
+    with instruments.freezing.audit.held(instead.name, prepared.plan.phases[0]):
+        if isinstance(instead, Solution):
+            return _solve(prepared, instead.strengths, instruments, device)
+        _reestimate(prepared, instead, instruments.meter, device)
+    return {}
+
+
+def _reestimate(prepared: Prepared, instead: Reestimation, meter: Meter, device: torch.device) -> None:
+    """Take the statistics of normalisation layers anew from the training examples."""
     batches = prepared.data.reference_dataloader()
     placed = ((moved(batch.inputs, device), len(batch.places)) for batch in batches)
     with meter.measuring():
         reestimate(prepared.network, placed, pseudo_count=instead.pseudo_count)
-    return {}
 
 
 def _solve(
-    prepared: Prepared, strengths: Sequence[float], cache: PrefixCache | None, meter: Meter, device: torch.device
+    prepared: Prepared, strengths: Sequence[float], instruments: Instruments, device: torch.device
 ) -> dict[str, float]:
     """Give the network the head that val chooses among those of all strengths."""
-    head = linear_head(prepared.plan.stages)
-    probe = _Probe(prepared, head, cache, device)
+    head, meter = linear_head(prepared.plan.stages), instruments.meter
+    probe = _Probe(prepared, head, instruments.cache, device)
     with meter.measuring():
         train = list(probe.features("train"))
         features = np.concatenate([each.features for each in train])

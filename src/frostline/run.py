@@ -9,20 +9,17 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback
 
-from frostline.cache.prefix_cache import PrefixCache
 from frostline.calibration import counted
 from frostline.config.effective import plain
-from frostline.cost import Meter
 from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
-from frostline.engine import Freezing
 from frostline.errors import RequestError
+from frostline.instruments import Instruments
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
 from frostline.prepare import Prepared
 from frostline.processes import join, processes_of, rank, told_by_the_first, world
 from frostline.record import RunRecord, Store
 from frostline.run_logger import RunLogger
-from frostline.stopwatch import Stopwatch
 from frostline.training import quiet, train_and_test
 
 KEPT = "checkpoints"
@@ -74,13 +71,11 @@ def execute(
 def _accompany(prepared: Prepared) -> Outcome:
     """Train along with the first process, which records."""
     run_id, start = told_by_the_first()
-    freezing = Freezing(prepared.network, prepared.plan)
     with quiet():
         measured = train_and_test(
             prepared,
             folder=folder_of(run_id),
-            freezing=freezing,
-            meter=Meter(freezing),
+            instruments=Instruments.of(prepared),
             logger=None,
             start=Path(start) if start else None,
         )
@@ -97,20 +92,10 @@ def _record(
     continued: Continued | None,
 ) -> Outcome:
     """Train, audit and test, in a record that is closed whatever happens."""
-    known = tags_of(prepared) | dict(tags)
-    again = continued.run_id if continued else None
-    record = store.resume(again) if again else store.record(name_of(known), tags=known, parent=parent)
+    record = _opened(prepared, store, tags=tags, parent=parent, continued=continued)
     with _told_how_to_go_on(record.run_id), record, quiet():
-        if again:
-            record.tags(tags)
-        else:
-            record_request(prepared, record)
-        if continued and continued.logged:
-            record.take_over(continued.logged)
-        freezing = Freezing(prepared.network, prepared.plan)
-        meter, watch = Meter(freezing), Stopwatch(freezing)
-        cache = PrefixCache(prepared.cuts, freezing, meter) if prepared.cuts else None
-        forecast = counted(prepared, thrifty=True)
+        _begin(prepared, record, tags=tags, continued=continued)
+        instruments, forecast = Instruments.of(prepared), counted(prepared, thrifty=True)
         folder = folder_of(record.run_id)
         ended = False
         try:
@@ -119,25 +104,39 @@ def _record(
             measured = train_and_test(
                 prepared,
                 folder=folder,
-                freezing=freezing,
-                meter=meter,
-                cache=cache,
-                callbacks=[watch, *callbacks],
+                instruments=instruments,
+                callbacks=callbacks,
                 logger=RunLogger(record),
                 start=start,
             )
             ended = True
         finally:
-            foreseen = forecast.at(watch.pace(), resident=watch.resident, on_gpu=watch.on_gpu).metrics()
-            given = cache.metrics() if cache else {}
-            results = meter.metrics() | foreseen | freezing.metrics() | given
-            record.metrics(results, step=prepared.module.global_step)
-            record_course(prepared, freezing, record)
-            if cache and cache.reasons:
-                record.json("computed_again.json", cache.reasons)
+            costs = instruments.metrics(forecast)
+            record.metrics(costs, step=prepared.module.global_step)
+            record_course(prepared, instruments, record)
             _keep_checkpoints(record, folder, ended=ended)
         record_results(prepared, record)
-    return Outcome(run_id=record.run_id, metrics=measured | results)
+    return Outcome(run_id=record.run_id, metrics=measured | costs)
+
+
+def _opened(
+    prepared: Prepared, store: Store, *, tags: Mapping[str, str], parent: str | None, continued: Continued | None
+) -> RunRecord:
+    """Open a new record, or that of the run that goes on."""
+    if continued and continued.run_id:
+        return store.resume(continued.run_id)
+    known = tags_of(prepared) | dict(tags)
+    return store.record(name_of(known), tags=known, parent=parent)
+
+
+def _begin(prepared: Prepared, record: RunRecord, *, tags: Mapping[str, str], continued: Continued | None) -> None:
+    """Keep what is known before training, and what another run had logged where this one goes on from it."""
+    if continued and continued.run_id:
+        record.tags(tags)
+    else:
+        record_request(prepared, record)
+    if continued and continued.logged:
+        record.take_over(continued.logged)
 
 
 def checkpoints(store: Store, run_id: str) -> Path:

@@ -17,11 +17,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from frostline.cache.prefix_cache import PrefixCache
 from frostline.config.build import build
-from frostline.cost import Meter
-from frostline.engine import Freezing
 from frostline.instead import done_instead
+from frostline.instruments import Instruments
 from frostline.interruption import BEST, LAST, Interruption, position
 from frostline.modules import Training
 from frostline.prepare import Prepared
@@ -45,9 +43,7 @@ def train_and_test(
     prepared: Prepared,
     *,
     folder: Path,
-    freezing: Freezing,
-    meter: Meter,
-    cache: PrefixCache | None = None,
+    instruments: Instruments,
     callbacks: Sequence[Callback] = (),
     logger: Logger | None,
     start: Path | None,
@@ -57,10 +53,7 @@ def train_and_test(
     Args:
         prepared: What `prepare` returned.
         folder: Where checkpoints are written.
-        freezing: The engine.
-        meter: What counts the cost.
-        cache: What gives the network what its frozen stages gave before; the meter comes after it, since what it
-            computes is no part of a step.
+        instruments: What goes along with the run.
         callbacks: Lightning callbacks besides those that every training has.
         logger: Where Lightning logs; None in the processes that do not record.
         start: The checkpoint to go on from, or None.
@@ -69,35 +62,43 @@ def train_and_test(
         FloatingPointError: The loss is not finite.
         KeyboardInterrupt: A person interrupted.
     """
-    cfg, best, interruption = prepared.cfg, best_of(folder), Interruption(folder / LAST)
-    asked = [node for node in (cfg.stopping, cfg.averaging) if node]
-    own = [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
+    cfg, module = prepared.cfg, prepared.module
+    best, interruption = best_of(folder), Interruption(folder / LAST)
     # The interruption comes last: a checkpoint of it holds what the others did in the same step. Lightning moves what
     # writes checkpoints behind all others, in this order: what copies one holds what was chosen in the same epoch.
-    everyone = [freezing, *([cache] if cache else []), meter, best, last_of(folder), *callbacks, *own, interruption]
+    everyone = [*instruments.callbacks, best, last_of(folder), *callbacks, *_asked_for(cfg), interruption]
     trainer = build(
         cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
     )
     # Each process drops out and masks by itself; the first one as a process alone would.
     own_chance = f"train/{rank()}" if rank() else "train"
     pl.seed_everything(stream(cfg.seed, own_chance), workers=True, verbose=False)
+    with _interruptible():
+        if prepared.plan.strategy.instead is not None:
+            told = done_instead(prepared, instruments, trainer.strategy.root_device)
+        else:
+            with interruption.listening():
+                _train(prepared, trainer, start)
+            told = _take_best(module, best)
+        if logger is not None and told:
+            logger.log_metrics(told, step=module.global_step)
+        measured = _measure(prepared, trainer)
+    module.predictions = [batch for batches in everyones(module.predictions) for batch in batches]
+    return measured
+
+
+def _asked_for(cfg: DictConfig) -> list[Callback]:
+    """Return the callbacks that the config names."""
+    asked = [node for node in (cfg.stopping, cfg.averaging) if node]
+    return [build(node, key="trainer.callbacks") for node in [*asked, *(cfg.trainer.get("callbacks") or [])]]
+
+
+def _train(prepared: Prepared, trainer: pl.Trainer, start: Path | None) -> None:
+    """Take the steps, from the first one or from a checkpoint on."""
     if start is not None:
         prepared.data.start(**position(start))
-    with _interruptible():
-        if (instead := prepared.plan.strategy.instead) is not None:
-            with freezing.audit.held(instead.name, prepared.plan.phases[0]):
-                told = done_instead(prepared, instead, cache, meter, trainer.strategy.root_device)
-            if logger is not None and told:
-                logger.log_metrics(told)
-            return _measure(prepared, trainer)
-        with interruption.listening(), _told_of_batches_of_one(prepared):
-            trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
-        chosen = _take_best(prepared.module, best)
-        if logger is not None:
-            logger.log_metrics(chosen, step=prepared.module.global_step)
-        measured = _measure(prepared, trainer)
-    prepared.module.predictions = [batch for batches in everyones(prepared.module.predictions) for batch in batches]
-    return measured
+    with _told_of_batches_of_one(prepared):
+        trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=start, weights_only=True)
 
 
 def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:

@@ -14,7 +14,6 @@ from frostline.batch import Batch
 from frostline.calibration import counted
 from frostline.config.compose import compose, options
 from frostline.cost import Meter
-from frostline.engine import Freezing
 from frostline.flops import ELSEWHERE, Counting, Work, kind_of
 from frostline.freeze.adaptive import Adaptive
 from frostline.freeze.full import Full
@@ -24,6 +23,7 @@ from frostline.freeze.lora import Lora
 from frostline.freeze.only import Only
 from frostline.freeze.schedule import Schedule
 from frostline.freeze.strategy import Strategy
+from frostline.instruments import Instruments
 from frostline.prepare import Prepared, prepare
 from frostline.regularizers.delta import Delta
 from frostline.regularizers.l2_sp import L2SP
@@ -184,11 +184,10 @@ def minilm(shared: Path) -> list[str]:
 
 def measured(prepared: Prepared, folder: Path) -> float:
     """Train for real and return what torch's counter made of the first step of each phase."""
-    freezing = Freezing(prepared.network, prepared.plan)
-    meter = Meter(freezing)
+    instruments = Instruments.of(prepared)
     with quiet():
-        train_and_test(prepared, folder=folder, freezing=freezing, meter=meter, logger=None, start=None)
-    return meter.metrics()["cost/train_flops"]
+        train_and_test(prepared, folder=folder, instruments=instruments, logger=None, start=None)
+    return instruments.meter.metrics()["cost/train_flops"]
 
 
 @pytest.mark.parametrize(
