@@ -18,7 +18,6 @@ from typing import Any, Self
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from frostline.checkpoint import weights_hash
 from frostline.data.whole import NotWritten, whole_or_not
 from frostline.freeze.adaptive import Adaptive
 from frostline.interruption import BEST, LAST, Continued
@@ -82,7 +81,7 @@ def _names(prepared: Prepared) -> Iterator[str]:
 def _what_it_starts_from(prepared: Prepared) -> Iterator[str]:
     """Yield what the first step depends on, whatever the strategy lets train in it: its adapters are there already."""
     plan, network = prepared.plan, prepared.network
-    yield from (prepared.apart_from_freeze, repr(network), weights_hash(network.state_dict()))
+    yield from (prepared.apart_from_freeze, repr(network), prepared.weights)
     yield from (repr(plan.strategy.adapter), f"{plan.epochs} {plan.per_epoch}")
     yield from (f"{group.name} {sorted(group.parameters)} {sorted(group.fixed)}" for group in plan.groups)
 

@@ -14,10 +14,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from frostline.batch import Batch
+from frostline.batch import Batch, tensors_in
 from frostline.cache.cut import Cut, size_of
 from frostline.cache.cuts import NotKept
 from frostline.config.build import build
+from frostline.config.effective import WITHOUT_EFFECT, plain, signature
 from frostline.cost import Meter, held_bytes
 from frostline.data.order import randomness_kept
 from frostline.engine import Freezing
@@ -42,6 +43,9 @@ MOST_KINDS, FEW_KINDS = 64, 8
 
 EVALUATED = 4
 """Batches of validation that a rehearsal looks at."""
+
+_COUNTED: dict[str, Count] = {}
+"""What a step takes, of all that this process has counted: the arms and seeds of a study have many in common."""
 
 
 def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
@@ -130,17 +134,40 @@ def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, new: bool) -> Reuse:
 
 def _counts(prepared: Prepared, phases: Sequence[Phase], *, most: int) -> dict[Hashable, Count]:
     """Count a step of so many kinds of phases, of the extremes first; the others are as what trains as much."""
-    plan, size = prepared.plan, len(prepared.first.places)
+    plan = prepared.plan
     counting = Counting(module=prepared.module, plan=plan, batch=prepared.first)
     kinds = {kind_of(phase): phase for phase in phases}
     trainable = {kind: plan.trainable(phase) for kind, phase in kinds.items()}
     ordered = sorted(kinds, key=trainable.__getitem__)
     chosen = list(dict.fromkeys([ordered[-1], ordered[0], *ordered]))[:most]
-    found = {kind: _forward_only(plan, counting.of(kinds[kind], examples=size)) for kind in chosen}
+    found = {kind: _forward_only(plan, _count(prepared, counting, kinds[kind])) for kind in chosen}
     return {
         kind: found[min(found, key=lambda other: (other != kind, abs(trainable[other] - trainable[kind])))]
         for kind in kinds
     }
+
+
+def _count(prepared: Prepared, counting: Counting, phase: Phase) -> Count:
+    """Return what a step of a phase takes; a step like one that this process has counted is not counted again.
+
+    Where FLOPs are not proportional to the examples they may depend on what these are, and none is like another.
+    """
+    name = _name_of_a_step(prepared, phase)
+    if name not in _COUNTED:
+        count = counting.of(phase, examples=len(prepared.first.places))
+        if not counting.linear:
+            return count
+        _COUNTED[name] = count
+    return _COUNTED[name]
+
+
+def _name_of_a_step(prepared: Prepared, phase: Phase) -> str:
+    """Return what tells a step's cost from that of all others: the config but for rates and chance, and all shapes."""
+    without = {"seed", "freeze", "optimizer", "scheduler"}
+    told = [signature(plain(prepared.cfg), exclude=WITHOUT_EFFECT | without), repr(prepared.network)]
+    told += [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_in([*prepared.first])]
+    told += [f"{each.name} {sorted(each.parameters)} {sorted(each.fixed)}" for each in prepared.plan.groups]
+    return "\n".join([*told, repr(kind_of(phase))])
 
 
 def outlook(plan: Plan) -> list[Phase]:

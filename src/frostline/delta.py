@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from frostline.nn.weights import header_of
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
     """Return a hash of each tensor of a network's state, by name, to tell later which have changed."""
-    return {name: weights_hash({"": tensor}) for name, tensor in network.state_dict().items()}
+    tensors = network.state_dict()
+    with ThreadPoolExecutor() as threads:  # Python lets other threads run while it hashes
+        hashes = threads.map(lambda tensor: weights_hash({"": tensor}), tensors.values())
+        return dict(zip(tensors, hashes, strict=True))
 
 
 def changed(network: nn.Module, start: Mapping[str, str]) -> dict[str, Tensor]:
@@ -27,8 +31,8 @@ def changed(network: nn.Module, start: Mapping[str, str]) -> dict[str, Tensor]:
         network: The trained network, its adapters not merged.
         start: The fingerprints of the network at the start, without adapters.
     """
-    state = network.state_dict()
-    return {name: tensor for name, tensor in state.items() if start.get(plain_name(name)) != weights_hash({"": tensor})}
+    now = fingerprints(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if start.get(plain_name(name)) != now[name]}
 
 
 def save_delta(

@@ -5,6 +5,7 @@ held fixed. Which part, and when, is the engine's business: these modules know o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from inspect import signature
 from typing import Any, Literal
 
@@ -86,7 +87,6 @@ class Training(pl.LightningModule):
         self.predictions: list[dict[str, Any]] = []
         self.tables: dict[str, Tensor] = {}
         self.unmoving: frozenset[str] = frozenset()
-        self._unmoved_hash: str | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
@@ -162,10 +162,8 @@ class Training(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what the run does not change, which the run has without it; a hash says what that was."""
-        unmoved = {name: tensor for name, tensor in self.network.state_dict().items() if name in self.unmoving}
-        self._unmoved_hash = self._unmoved_hash or weights_hash(unmoved)  # the audit sees that it stays so
-        checkpoint[LEFT_OUT] = {"names": sorted(unmoved), "hash": self._unmoved_hash}
-        for name in unmoved:
+        checkpoint[LEFT_OUT] = dict(self._unmoved)
+        for name in self._unmoved["names"]:
             del checkpoint["state_dict"][f"{NETWORK}{name}"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -181,12 +179,18 @@ class Training(pl.LightningModule):
         left_out = checkpoint.pop(LEFT_OUT, {"names": [], "hash": weights_hash({})})
         own = self.network.state_dict()
         held = {name: own[name] for name in left_out["names"]}
-        if weights_hash(held) != left_out["hash"]:
+        if left_out != self._unmoved and weights_hash(held) != left_out["hash"]:
             raise RequestError(
                 "init_from: gives frozen tensors other values than when the run began; restore what it names, or begin "
                 "a new run"
             )
         checkpoint["state_dict"] |= {f"{NETWORK}{name}": tensor for name, tensor in held.items()}
+
+    @cached_property
+    def _unmoved(self) -> dict[str, Any]:
+        """What checkpoints leave out: names, and a hash, taken once since the audit sees that these tensors stay."""
+        tensors = {name: tensor for name, tensor in self.network.state_dict().items() if name in self.unmoving}
+        return {"names": sorted(tensors), "hash": weights_hash(tensors)}
 
     def optimizer_of(self, groups: Sequence[Group]) -> Optimizer:
         """Return the optimizer that was asked for over these groups."""

@@ -40,11 +40,14 @@ def test_a_checkpoint_holds_what_moves_and_is_completed_by_what_does_not(tmp_pat
 
 
 def test_a_checkpoint_is_not_completed_by_other_weights(tmp_path) -> None:
-    rig, checkpoint = stopped(tmp_path)
+    first, checkpoint = stopped(tmp_path)
+    again = Rig(Head(), epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))
+    again.network.load_state_dict(first.network.state_dict())
     with torch.no_grad():
-        rig.network.conv.weight.add_(1)
+        again.network.conv.weight.add_(1)
+    again.module.unmoving = first.module.unmoving
     with pytest.raises(RequestError) as caught:
-        rig.module.complete(checkpoint)
+        again.module.complete(checkpoint)
     assert str(caught.value) == (
         "init_from: gives frozen tensors other values than when the run began; restore what it names, or begin a new "
         "run"
