@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from frostline.data.whole import NotWritten, whole_or_not
 from frostline.freeze.adaptive import Adaptive
 from frostline.interruption import BEST, LAST, Continued
-from frostline.plan import Phase, Plan
+from frostline.plan import Phase
 from frostline.prepare import Prepared
 from frostline.processes import processes_of
 from frostline.record import Store
@@ -90,11 +90,7 @@ def _what_happens(prepared: Prepared, phase: Phase, scales: Mapping[str, float])
     """Yield what an epoch does to the network, and whether its frozen part is computed or given, to the last bit."""
     yield json.dumps({name: float(scale) for name, scale in scales.items()})
     yield json.dumps(dict(phase.modes))
-    yield _terms(prepared, prepared.plan, phase)
-
-
-def _terms(prepared: Prepared, plan: Plan, phase: Phase) -> str:
-    return prepared.cuts.terms(plan, phase) if prepared.cuts and plan.frozen_prefix(phase) else ""
+    yield prepared.cuts.terms(prepared.plan, phase) if prepared.cuts else ""
 
 
 def those_that_share(courses: Mapping[str, Course]) -> dict[str, Course]:

@@ -123,8 +123,9 @@ def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, new: bool) -> Reuse:
     views = min(train.different or 1, math.ceil((phase.stop - phase.start) / plan.per_epoch))
     assert prepared.cuts is not None
     names = prepared.cuts.names(plan, cut) if new else None
+    stages = plan.stages[: cut.depth + bool(cut.parts(plan.stages))]
     return Reuse(
-        stages=frozenset(stage.depth.name for stage in plan.stages[: cut.depth]),
+        stages={stage.depth.name: "once" if stage.depth.index < cut.depth else "in part once" for stage in stages},
         flops=cut.flops,
         spared=cut.spared,
         training=prepared.cuts.left(names, "train", views=views) if names else 0,

@@ -68,14 +68,14 @@ class Reuse:
     """What the frozen stages of a phase give, computed once for each example and kept.
 
     Attributes:
-        stages: Their names.
+        stages: What is said of them, by their names: that they run once, or that a part of them does.
         flops: What computing it takes for an example.
         spared: What a step is spared for an example.
         training: How many training examples are still to be computed; each view of one counts.
         others: How many examples of val are still to be computed.
     """
 
-    stages: frozenset[str]
+    stages: Mapping[str, str]
     flops: float
     spared: float
     training: int
@@ -257,7 +257,7 @@ def _once(forecast: Forecast, same: Sequence[Spell]) -> str:
 def _stages(spell: Spell, examples: int) -> Iterator[str]:
     """Yield the lines of a table: stages as rows, passes as columns, a multiply-add counting as two."""
     each = {name: Work(*(flops // examples for flops in work)) for name, work in spell.count.work.items()}
-    once = spell.reuse.stages if spell.reuse else frozenset[str]()
+    once = spell.reuse.stages if spell.reuse else {}
     unit = next((u for u, size in _UNITS.items() if max(map(max, each.values())) >= size), "FLOP")
     size = _UNITS.get(unit, 1.0)
     width = max(len(f"{unit} per example"), *map(len, each))
@@ -265,7 +265,7 @@ def _stages(spell: Spell, examples: int) -> Iterator[str]:
     for name, work in each.items():
         if any(work) or name != ELSEWHERE:
             forward, inputs, weights = (_cell(flops / size) for flops in work)
-            yield f"  {name:{width}}  {forward:>10}  {inputs:>10}  {weights:>11}{'  once' if name in once else ''}"
+            yield f"  {name:{width}}  {forward:>10}  {inputs:>10}  {weights:>11}  {once.get(name, '')}".rstrip()
 
 
 def _cell(number: float) -> str:

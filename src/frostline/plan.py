@@ -203,9 +203,9 @@ class Plan:
         rates = sorted({phase.scales[group.name] * lr for group in free})
         return {
             "stage": stage.depth.name,
-            "modules": _abridged(_outermost(list(stage.modules)), ", "),
+            "modules": abridged(_outermost(list(stage.modules)), ", "),
             "trains": "nothing" if not free else "all" if len(free) == len(groups) else _roles(free),
-            "lr": _abridged([f"{rate:.4g}" for rate in rates], " / ") or "-",
+            "lr": abridged([f"{rate:.4g}" for rate in rates], " / ") or "-",
             "norms": _norms(stage, phase),
             "trainable": f"{sum(group.size for group in free):,}",
             "parameters": f"{sum(p.numel() for p in stage.parameters.values()):,}",
@@ -238,7 +238,7 @@ def _outermost(names: Sequence[str]) -> list[str]:
     return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
-def _abridged(names: Sequence[str], between: str) -> str:
+def abridged(names: Sequence[str], between: str) -> str:
     """Name all, or of many the first and the last."""
     return between.join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]}"
 

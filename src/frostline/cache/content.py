@@ -44,7 +44,7 @@ class Names:
             recipe,
             *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
             *sources(network),
-            weights_hash(_below(cut, network, stages)),
+            weights_hash(tensors_below(cut, network, stages)),
             json.dumps(data.shown(), sort_keys=True, default=str),
         ]
 
@@ -59,10 +59,16 @@ def _view(split: Split, view: int) -> str:
     return "as it is" if split.seed is None else f"seed {split.seed}, view {view}"
 
 
-def _below(cut: Cut, network: nn.Module, stages: Sequence[Stage]) -> dict[str, torch.Tensor]:
-    """Return the tensors below a cut as they are in the network now; moving it to a GPU has made new buffers."""
+def tensors_below(cut: Cut, network: nn.Module, stages: Sequence[Stage]) -> dict[str, torch.Tensor]:
+    """Return the tensors below a cut as they are in the network now; moving it to a GPU has made new buffers.
+
+    Of whole stages these are all that they own, and of a stage that is below in part what the modules below hold.
+    """
     now = dict(network.named_parameters()) | dict(network.named_buffers())
-    return {name: now[name] for stage in stages[: cut.depth] for name in (*stage.parameters, *stage.buffers)}
+    owned = {name for stage in stages[: cut.depth] for name in (*stage.parameters, *stage.buffers)}
+    modules = [network.get_submodule(name) for name in cut.modules]
+    held = {id(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())}
+    return {name: tensor for name, tensor in now.items() if name in owned or id(tensor) in held}
 
 
 def sources(network: nn.Module) -> list[str]:

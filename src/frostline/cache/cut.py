@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from frostline.cache.prefix import Call, Kept, Prefix, Size, Tail
 from frostline.cache.shelf import Shape
+from frostline.nn.stages import Stage
 
 _OTHER_COMPANY = 1e-5
 """How far apart, as a share of the largest, sums are that were taken in another order, in another batch."""
@@ -24,13 +25,14 @@ class Cut:
     """A place in the forward pass of a network below which nothing need be computed again.
 
     Attributes:
-        depth: How many stages are below.
-        modules: Names of the outermost modules below.
+        depth: How many whole stages are below.
+        modules: Names of the outermost modules below, those of a stage that is below in part among them.
         calls: The calls of these in a forward pass; of the tail, where there is one, as its arguments.
         tail: The module that alone runs above the cut, where that is all of the network that is left.
         blind: Whether the rest of the network does not look at the inputs, which then need not be loaded.
         flops: What it takes to compute what is kept of an example, a multiply-add as two.
-        spared: What the network is spared for an example that is given.
+        spared: What a training step's forward pass is spared for an example that is given.
+        left: What that pass then still takes.
     """
 
     depth: int
@@ -40,6 +42,11 @@ class Cut:
     blind: bool = False
     flops: float = 0.0
     spared: float = 0.0
+    left: float = 0.0
+
+    def parts(self, stages: Sequence[Stage]) -> list[str]:
+        """Return which modules below belong to a stage that is not so as a whole."""
+        return [name for stage in stages[self.depth :] for name in self.modules if name in stage.modules]
 
     @property
     def kept(self) -> list[tuple[int, int, Kept]]:

@@ -1,7 +1,8 @@
 """Which frozen stages of a run are computed once for each example, and why others are computed again."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,14 @@ from frostline.batch import Batch, moved, tensors_in
 from frostline.cache.content import Names, sources
 from frostline.cache.cut import Cut, NotExact
 from frostline.cache.find_cut import EXAMPLES, Judge, find_cut, is_watched
+from frostline.cache.parts import parts_before, stage_in_part
 from frostline.cache.prefix import Size
 from frostline.checkpoint import weights_hash
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
 from frostline.freeze.strategy import Solution
-from frostline.plan import MOST_PHASES, Phase, Plan
+from frostline.nn.calls import Calls, watch
+from frostline.plan import MOST_PHASES, Phase, Plan, abridged
 
 Policy = Literal["auto", "off", "require"]
 """Keep what frozen stages give where that is exact and pays; never; or wherever it is exact, else refuse."""
@@ -28,6 +31,11 @@ WORTH = 20.0
 The break-even rule of Nautilus (SIGMOD 2022, section 4): keep what is read faster than it is computed.
 """
 
+SHARE = 0.1
+"""Of what a forward pass still takes with whole stages below, the least that parts of the next must spare it.
+
+They are another proof and other files than the stages alone, which more strategies share.
+"""
 
 _PROVED: dict[str, Cut | str] = {}
 """The cuts that this process has proved, or why there is none: the arms of a study begin as equal networks."""
@@ -60,30 +68,52 @@ class Cuts:
     limit: int
     recipe: str
     obstacle: str = ""
-    _found: dict[tuple[int, frozenset[str]], Cut | str] = field(default_factory=dict, init=False)
+    _found: dict[tuple[int, tuple[str, ...], frozenset[str]], Cut | str] = field(default_factory=dict, init=False)
 
     def of(self, plan: Plan, phase: Phase) -> Cut:
-        """Return where the network is cut in a phase.
+        """Return where the network is cut in a phase: behind whole stages, or within the next where that spares more.
 
         Raises:
             NotKept: Nowhere; the sentence says why.
         """
-        depth = plan.frozen_prefix(phase)
-        if not depth:
-            raise NotKept("the first stage trains")
         self._refuse_by_data()
         if self.policy != "require" and not self._lasts(plan, phase):
             raise NotKept("no example comes twice before more of it thaws")
-        cut = self._cut(plan, phase, depth)
-        if self.policy != "require" and cut.spared < WORTH * cut.bytes(Size(1, self.data.drawn("train").longest)):
-            raise NotKept("computing it again takes no longer than reading it")
+        whole = self._kept(plan, phase, ()) if plan.frozen_prefix(phase) else "the first stage trains"
+        parts = self._parts(plan, phase)
+        deeper = self._kept(plan, phase, parts) if parts else "nothing of the next stage comes before what trains"
+        if isinstance(deeper, Cut) and self._spares_more(deeper, whole):
+            return deeper
+        if isinstance(whole, str):
+            raise NotKept(whole)
+        return whole
+
+    def _kept(self, plan: Plan, phase: Phase, parts: tuple[str, ...]) -> Cut | str:
+        """Return the cut behind the frozen stages and these parts of the next, or why what it gives is not kept."""
+        cut = self._cut(plan, phase, parts)
+        if isinstance(cut, str):
+            return cut
+        if self.policy != "require" and cut.spared < WORTH * self._bytes(cut):
+            return "computing it again takes no longer than reading it"
         if self.size(cut) > self.limit:
             needed = f"{self.size(cut) / 1e9:.1f} GB would be kept"
-            raise NotKept(f"{needed}, more than cache_limit_gb={self.limit / 1e9:g} allows")
+            return f"{needed}, more than cache_limit_gb={self.limit / 1e9:g} allows"
         return cut
+
+    def _spares_more(self, deeper: Cut, whole: Cut | str) -> bool:
+        """Tell whether a cut within a stage spares a step enough that the one before the stage, or none, does not."""
+        spared, kept = (0.0, 0) if isinstance(whole, str) else (whole.spared, self._bytes(whole))
+        gain = deeper.spared - spared
+        return gain >= SHARE * (deeper.left + gain) and gain >= WORTH * (self._bytes(deeper) - kept)
+
+    def _bytes(self, cut: Cut) -> int:
+        """Return how many bytes are kept of an example, as long as the longest."""
+        return cut.bytes(Size(1, self.data.drawn("train").longest))
 
     def terms(self, plan: Plan, phase: Phase) -> str:
         """Return what decides, besides network, data and what trains, whether the network is cut in a phase."""
+        if not plan.frozen_prefix(phase) and not self._parts(plan, phase):
+            return ""
         return f"{self.policy} {self.limit} {self.policy == 'require' or self._lasts(plan, phase)}"
 
     def of_the_end(self, plan: Plan) -> Cut:
@@ -95,7 +125,9 @@ class Cuts:
         passes = plan.epochs or isinstance(plan.strategy.instead, Solution)
         if not passes or plan.horizon < plan.end or len(plan.phases) > MOST_PHASES:
             raise NotKept("it is not known what has trained")
-        return self.of(plan, min(plan.phases, key=plan.frozen_prefix))
+        lowest = min(plan.phases, key=plan.frozen_prefix)
+        scales = {name: max(phase.scales[name] for phase in plan.phases) for name in lowest.scales}
+        return self.of(plan, replace(lowest, scales=scales, modes=plan.modes(scales)))
 
     def size(self, cut: Cut) -> int:
         """Return how many bytes are kept of all examples at a cut."""
@@ -113,16 +145,13 @@ class Cuts:
     def told(self, plan: Plan) -> Iterator[str]:
         """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""
         for phase in plan.phases[:MOST_PHASES]:
-            if not (depth := plan.frozen_prefix(phase)):
-                continue
-            names = [stage.depth.name for stage in plan.stages[:depth]]
-            stages = names[0] if depth == 1 else f"{names[0]} to {names[-1]}"
-            runs = "runs" if depth == 1 else "run"
             try:
-                kept = self.size(self.of(plan, phase)) / 1e6
-                yield f"{phase.span}: {stages} {runs} once for each example; what that gives is kept: {kept:,.1f} MB"
+                cut = self.of(plan, phase)
+                kept = f"what that gives is kept: {self.size(cut) / 1e6:,.1f} MB"
+                yield f"{phase.span}: {_run(plan, cut.depth, cut.parts(plan.stages))} once for each example; {kept}"
             except NotKept as reason:
-                yield f"{phase.span}: {stages} {runs} in every epoch: {reason}"
+                if depth := plan.frozen_prefix(phase):
+                    yield f"{phase.span}: {_run(plan, depth)} in every epoch: {reason}"
 
     def refusals(self, plan: Plan) -> Iterator[str]:
         """Yield why a phase that begins with frozen stages cannot keep what these give."""
@@ -149,45 +178,65 @@ class Cuts:
         if train.different is None:
             raise NotKept("examples are changed anew in every epoch; data.views=V would show V ways of each, in turn")
 
-    def _cut(self, plan: Plan, phase: Phase, depth: int) -> Cut:
-        trains = frozenset(name for name, training in phase.modes.items() if training)
-        if (depth, trains) not in self._found:
-            self._found[depth, trains] = self._search(plan, phase, depth)
-        found = self._found[depth, trains]
-        if isinstance(found, str):
-            raise NotKept(found)
-        return found
+    def _parts(self, plan: Plan, phase: Phase) -> tuple[str, ...]:
+        """Return which modules of the first stage that trains come before all that trains in it."""
+        stage = stage_in_part(plan, phase)
+        return () if stage is None else parts_before(self.network, plan, phase, stage, self._calls)
 
-    def _search(self, plan: Plan, phase: Phase, depth: int) -> Cut | str:
-        """Return a cut, or why there is none; a network like one that this process has proved it on is not asked."""
+    @cached_property
+    def _calls(self) -> Calls:
+        return watch(self.network, self._examples().part(slice(EXAMPLES - 1)).inputs)
+
+    def _examples(self) -> Batch:
+        """Return the examples that a cut is proved on."""
         train = self.data.drawn("train")
-        batch = train.__getitems__(range(min(EXAMPLES, len(train))))
-        name = self._name_of_the_proof(plan, phase, depth, batch)
+        return train.__getitems__(range(min(EXAMPLES, len(train))))
+
+    def _cut(self, plan: Plan, phase: Phase, parts: tuple[str, ...]) -> Cut | str:
+        trains = frozenset(name for name, training in phase.modes.items() if training)
+        place = (plan.frozen_prefix(phase), parts, trains)
+        if place not in self._found:
+            self._found[place] = self._search(plan, phase, parts)
+        return self._found[place]
+
+    def _search(self, plan: Plan, phase: Phase, parts: tuple[str, ...]) -> Cut | str:
+        """Return a cut, or why there is none; a network like one that this process has proved it on is not asked."""
+        batch = self._examples()
+        name = self._name_of_the_proof(plan, phase, parts, batch)
         if name not in _PROVED or is_watched(self.network):
-            _PROVED[name] = self._proof(plan, phase, depth, batch)
+            _PROVED[name] = self._proof(plan, phase, parts, batch)
         return _PROVED[name]
 
-    def _proof(self, plan: Plan, phase: Phase, depth: int, batch: Batch) -> Cut | str:
+    def _proof(self, plan: Plan, phase: Phase, parts: tuple[str, ...], batch: Batch) -> Cut | str:
         device = next(self.network.parameters()).device
         placed = Batch(*(moved(part, device) for part in batch))
+        where = (plan.stages, plan.frozen_prefix(phase), phase.modes)
         try:
-            return find_cut(self.network, plan.stages, depth, phase.modes, batch=placed, judge=self.judge)
+            return find_cut(self.network, *where, parts=parts, batch=placed, judge=self.judge)
         except NotExact as reason:
             return str(reason)
 
-    def _name_of_the_proof(self, plan: Plan, phase: Phase, depth: int, batch: Batch) -> str:
+    def _name_of_the_proof(self, plan: Plan, phase: Phase, parts: tuple[str, ...], batch: Batch) -> str:
         """Return what tells a proof from all others: the whole network, where it is cut, what trains, the examples."""
         network = self.network
         tensors = dict(network.named_parameters()) | dict(network.named_buffers())
         told = [self.recipe, repr(network), *sources(network), weights_hash(tensors)]
-        told += [next(network.parameters()).device.type, f"{depth} {sorted(phase.modes.items())}"]
-        told += [repr(sorted(stage.modules)) for stage in plan.stages]
+        told += [next(network.parameters()).device.type, f"{plan.frozen_prefix(phase)} {parts}"]
+        told += [repr(sorted(phase.modes.items())), *(repr(sorted(stage.modules)) for stage in plan.stages)]
         shown = tensors_in([batch.inputs, batch.targets])
         told.append(weights_hash({str(place): tensor for place, tensor in enumerate(shown)}))
         return sha256("\n".join(told).encode()).hexdigest()
 
     def _splits(self) -> Sequence[Split]:
         return [self.data.drawn(split) for split in SPLITS]
+
+
+def _run(plan: Plan, depth: int, parts: Sequence[str] = ()) -> str:
+    """Say that these first stages run, and these parts of the next one."""
+    names = [stage.depth.name for stage in plan.stages]
+    stages = " to ".join(dict.fromkeys([names[0], names[depth - 1]])) if depth else ""
+    inside = f"{abridged(parts, ', ')} of {names[depth]}" if parts else ""
+    return f"{' and '.join(filter(None, [stages, inside]))} {'runs' if depth + len(parts) == 1 else 'run'}"
 
 
 def _lasting(plan: Plan, phase: Phase) -> int:

@@ -1,19 +1,23 @@
 """Finds where a network can be cut so that what is below need not run again, and proves it on examples."""
 
+import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.batch import Batch
+from frostline.cache.content import tensors_below
 from frostline.cache.cut import Cut, NotExact, mask_of, nearly, size_of, without_padding
 from frostline.cache.describe import described
-from frostline.cache.prefix import Call, Noted, Prefix, Size, Tail, outermost
+from frostline.cache.prefix import Call, Noted, Prefix, Size, Tail, is_inside, outermost
 from frostline.data.order import randomness_kept, seed_global_generators
 from frostline.nn.calls import twin_of
 from frostline.nn.stages import Stage
@@ -39,9 +43,16 @@ def judge_of(objective: Objective) -> Judge:
 
 
 def find_cut(
-    network: nn.Module, stages: Sequence[Stage], depth: int, modes: Mapping[str, bool], *, batch: Batch, judge: Judge
+    network: nn.Module,
+    stages: Sequence[Stage],
+    depth: int,
+    modes: Mapping[str, bool],
+    *,
+    parts: Sequence[str] = (),
+    batch: Batch,
+    judge: Judge,
 ) -> Cut:
-    """Find how the network can do without computing its first stages, and prove it on examples.
+    """Find how the network can do without computing what comes first in it, and prove it on examples.
 
     Everything happens on a twin: modes, buffers, gradients and random generators stay as they are.
 
@@ -50,6 +61,7 @@ def find_cut(
         stages: Its stages.
         depth: How many of them, from the first on, are frozen.
         modes: Which modules train in the phase, by name.
+        parts: Names of modules of the stage after these that are to be below, too.
         batch: `EXAMPLES` examples, as training sees them.
         judge: What must come out the same.
 
@@ -58,21 +70,29 @@ def find_cut(
     """
     if len(batch.places) < EXAMPLES:
         raise NotExact("there are too few examples to prove it on")
-    names = tuple(outermost(stages[:depth]))
-    _refuse_watched(network, names)
+    below = (*outermost(stages[:depth]), *parts)
+    _refuse_watched(network, below)
+    _refuse_watched_around(network, stages[depth:], parts)
     with randomness_kept():
-        twin, above = twin_of(network, parameter=Tensor.detach, buffer=torch.clone), tuple(outermost(stages[depth:]))
-        search = _Search(twin, names, modes, batch, judge, above=above)
+        twin = twin_of(network, parameter=Tensor.detach, buffer=torch.clone)
+        place, above = Cut(depth=depth, modules=below, calls=()), _without(parts, stages[depth:])
+        search = _Search(twin, stages, place, modes, batch, judge, above=above)
         try:
-            return search.tail(_only(stages[depth:]), depth=depth) or search.cut(depth=depth)
+            return search.tail(above[0] if len(above) == 1 else None) or search.cut()
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:  # whatever a network says
             raise NotExact(f"the network does not run without its frozen part: {error}") from error
 
 
-def _only(stages: Sequence[Stage]) -> str | None:
-    """Return the one module that all of some stages lie in, None if there are several."""
-    names = list(outermost(stages))
-    return names[0] if len(names) == 1 else None
+def _without(parts: Sequence[str], stages: Sequence[Stage]) -> tuple[str, ...]:
+    """Return the outermost modules of some stages that are, lie in and hold none of these parts."""
+    barred, names = {*parts, *_around(parts, stages)}, [name for stage in stages for name in stage.modules]
+    free = {name: None for name in names if name not in barred and not is_inside(name, parts)}
+    return tuple(name for name in free if not is_inside(name, free))
+
+
+def _around(parts: Sequence[str], stages: Sequence[Stage]) -> list[str]:
+    """Return the modules of some stages that hold one of these parts."""
+    return [name for stage in stages for name in stage.modules if any(is_inside(part, {name}) for part in parts)]
 
 
 def _refuse_watched(network: nn.Module, modules: Sequence[str]) -> None:
@@ -82,9 +102,20 @@ def _refuse_watched(network: nn.Module, modules: Sequence[str]) -> None:
             raise NotExact(f"something looks at what '{name}' gives while training")
 
 
+def _refuse_watched_around(network: nn.Module, stages: Sequence[Stage], parts: Sequence[str]) -> None:
+    """Refuse to cut within what somebody listens to: with what was kept it is called on no real input."""
+    for name in _around(parts, stages):
+        if _has_listeners(network.get_submodule(name)):
+            raise NotExact(f"something looks at what '{name}' is given while training")
+
+
 def is_watched(module: nn.Module) -> bool:
     """Tell whether somebody listens to a module or to a part of it."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    return any(map(_has_listeners, module.modules()))
+
+
+def _has_listeners(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class _Search:
@@ -93,7 +124,8 @@ class _Search:
     def __init__(
         self,
         network: nn.Module,
-        modules: tuple[str, ...],
+        stages: Sequence[Stage],
+        place: Cut,
         modes: Mapping[str, bool],
         batch: Batch,
         judge: Judge,
@@ -101,25 +133,25 @@ class _Search:
         above: tuple[str, ...],
     ) -> None:
         self._network = network
-        self._modules = modules
+        self._stages = stages
+        self._place = place
         self._modes = modes
         self._batch = batch
         self._judge = judge
         self._size = size_of(batch.inputs)
         self._above = above
 
-    def tail(self, name: str | None, *, depth: int) -> Cut | None:
+    def tail(self, name: str | None) -> Cut | None:
         """Return the cut that leaves one module of the network to be run, None where that is not the same."""
         if name is None or is_watched(self._network):
             return None
         try:
             (call,) = self._calls([(0, part) for part in range(self._arguments_of(name))], tail=name)
-            found = Cut(depth=depth, modules=self._modules, calls=(call,), tail=name)
-            return self._proved(found)
+            return self._proved(replace(self._place, calls=(call,), tail=name))
         except (NotExact, AssertionError, IndexError, RuntimeError, TypeError, ValueError):
             return None  # the usual cut may still be made
 
-    def cut(self, *, depth: int) -> Cut:
+    def cut(self) -> Cut:
         """Return the cut.
 
         Raises:
@@ -128,7 +160,7 @@ class _Search:
         looked_at = {place for training in (True, False) for place in self._looked_at(training=training)}
         if not looked_at:
             raise NotExact("nothing above the frozen part depends on it")
-        return self._proved(Cut(depth=depth, modules=self._modules, calls=self._calls(looked_at)))
+        return self._proved(replace(self._place, calls=self._calls(looked_at)))
 
     def _proved(self, found: Cut) -> Cut:
         """Return a cut with what it takes and whether it is blind.
@@ -136,32 +168,53 @@ class _Search:
         Raises:
             NotExact: The network does not do the same with it.
         """
-        if self._draws_below() or not self._same(found, self._batch.inputs):
+        if self._moves_below() or not self._same(found, self._batch.inputs):
             raise NotExact("what the frozen part gives for an example is not always the same")
         if not self._is_of_each_alone(found):
             raise NotExact("what the frozen part gives for an example depends on the others of its batch")
-        return replace(found, blind=self._blind(found), flops=self._flops(found), spared=self._spared(found))
+        if not self._is_of_its_own_tensors(found):
+            raise NotExact("what the frozen part gives depends on weights outside of it")
+        return replace(self._billed(found), blind=self._blind(found))
 
-    def _flops(self, found: Cut) -> float:
-        with FlopCounterMode(display=False) as counter:
-            found.taken(self._network, self._batch.inputs)
+    def _billed(self, found: Cut) -> Cut:
+        """Return a cut with what it takes and spares."""
+        inputs = self._batch.inputs
+        self._set_modes(training=False)
+        with FlopCounterMode(display=False) as once:
+            kept = found.taken(self._network, inputs)
+        self._set_modes(training=True)
+        whole = self._forward_flops(nullcontext())
+        left = self._forward_flops(found.giving(self._network, kept, self._size))
+        return replace(found, flops=once.get_total_flops() / self._size.examples, spared=whole - left, left=left)
+
+    def _forward_flops(self, given: AbstractContextManager[None]) -> float:
+        """Return what a forward pass takes for an example with what is given."""
+        seed_global_generators(1)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, given:
+            self._network(self._batch.inputs)
         return float(counter.get_total_flops()) / self._size.examples
 
-    def _spared(self, found: Cut) -> float:
-        kept = found.taken(self._network, self._batch.inputs)
-        with torch.no_grad(), FlopCounterMode(display=False) as whole:
-            self._network(self._batch.inputs)
-        with torch.no_grad(), FlopCounterMode(display=False) as rest, found.giving(self._network, kept, self._size):
-            self._network(self._batch.inputs)
-        return float(whole.get_total_flops() - rest.get_total_flops()) / self._size.examples
+    def _moves_below(self) -> bool:
+        """Tell whether the network, while it trains, draws anything at random before it is through with the prefix.
 
-    def _draws_below(self) -> bool:
-        """Tell whether the network draws anything at random before it is through with the prefix, while it trains."""
+        Or whether a buffer of the prefix, such as a statistic, changes.
+        """
         self._set_modes(training=True)
-        watch = _Draws()
-        with torch.no_grad(), watch.over(self._network, below=self._modules, above=self._above):
+        below = tensors_below(self._place, self._network, self._stages).values()
+        before = [(buffer, buffer.clone()) for buffer in below if not isinstance(buffer, nn.Parameter)]
+        watch = _Draws(next(self._network.parameters()).device)
+        with torch.no_grad(), watch.over(self._network, below=self._place.modules, above=self._above):
             self._network(self._batch.inputs)
-        return watch.found
+        return watch.found or not all(torch.equal(*pair) for pair in before)
+
+    def _is_of_its_own_tensors(self, found: Cut) -> bool:
+        """Tell whether what is kept depends on no weights but those that its name is made of: all others change."""
+        own = {id(tensor) for tensor in tensors_below(found, self._network, self._stages).values()}
+        change = partial(_changed, but=own)
+        self._set_modes(training=False)
+        other = twin_of(self._network, parameter=change, buffer=change)
+        kept, again = (found.taken(network, self._batch.inputs) for network in (self._network, other))
+        return all(nearly(*pair) for pair in zip(kept, again, strict=True))
 
     def _is_of_each_alone(self, found: Cut) -> bool:
         """Tell whether what is kept of an example is the same without the others, and without any padding."""
@@ -176,7 +229,7 @@ class _Search:
     def _looked_at(self, *, training: bool) -> Iterator[tuple[int, int]]:
         """Yield the outputs that a gradient reaches from outside the prefix, by call and place in its output."""
         self._set_modes(training=training)
-        prefix = Prefix(self._network, self._modules)
+        prefix = Prefix(self._network, self._place.modules)
         with torch.enable_grad(), prefix.noting() as noted:
             outputs = [part for part in self._judge(self._network, self._batch) if part.requires_grad]
         asked = {
@@ -200,7 +253,7 @@ class _Search:
     def _noted(self, inputs: Any, *, tail: str | None) -> list[Noted]:
         """Return what is noted of a pass in which nothing trains."""
         self._set_modes(training=False)
-        prefix = Prefix(self._network, self._modules) if tail is None else Tail(self._network, tail)
+        prefix = Prefix(self._network, self._place.modules) if tail is None else Tail(self._network, tail)
         with torch.no_grad(), prefix.noting() as noted:
             self._network(inputs)
         prefix.remove()
@@ -270,9 +323,10 @@ class _Draws:
         found: Whether it drew something.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.found = False
-        self._state = torch.get_rng_state()
+        self._device = device
+        self._state = _generators(device)
         self._between = False
 
     @contextmanager
@@ -292,7 +346,7 @@ class _Draws:
                 handle.remove()
 
     def _moved(self) -> bool:
-        return not torch.equal(torch.get_rng_state(), self._state)
+        return _generators(self._device) != self._state
 
     def _below(self, *_: object) -> None:
         self.found = self.found or self._between or self._moved()
@@ -301,7 +355,21 @@ class _Draws:
         self._between = self._between or self._moved()
 
     def _leave(self, *_: object) -> None:
-        self._state = torch.get_rng_state()
+        self._state = _generators(self._device)
+
+
+def _generators(device: torch.device) -> tuple[object, ...]:
+    """Return where the global generators of Python, NumPy and torch are, that of a device among them."""
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    _, keys, place, *_ = cast("tuple[Any, ...]", np.random.get_state())
+    return random.getstate(), bytes(keys), place, *(bytes(state.numpy()) for state in states)
+
+
+def _changed(tensor: Tensor, *, but: Collection[int]) -> Tensor:
+    """Return other values than those of a tensor, unless it is one of some."""
+    if id(tensor) in but or not tensor.is_floating_point():
+        return tensor.detach()
+    return tensor.detach() + torch.randn_like(tensor)
 
 
 def _close(real: Tensor, ours: Tensor, mask: Tensor | None) -> bool:

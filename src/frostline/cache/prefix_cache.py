@@ -314,11 +314,17 @@ class PrefixCache(Callback):
         return epoch % (self._cuts.data.drawn("train").different or 1)
 
     def _stays_until(self, step: int) -> bool:
-        """Tell whether what trains is the same up to an optimizer step."""
+        """Tell whether the network is cut in the same place up to an optimizer step."""
         plan, phase = self._engine.plan, self._phase
-        return phase is not None and plan.frozen_prefix(phase) == min(
-            plan.frozen_prefix(each) for each in plan.phases if each.stop > phase.start and each.start < step
+        return phase is not None and all(
+            self._cut == self._cut_of(each) for each in plan.phases if each.stop > phase.start and each.start < step
         )
+
+    def _cut_of(self, phase: Phase) -> Cut | None:
+        try:
+            return self._cuts.of(self._engine.plan, phase)
+        except NotKept:
+            return None
 
 
 def _leaves(cut: Cut, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Kept]]:

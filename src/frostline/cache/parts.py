@@ -1,0 +1,74 @@
+"""The parts of a stage that a forward pass is through with before anything of the stage trains.
+
+A stage trains as soon as one parameter of it does. What comes before that one gives the same in every epoch, as the
+stages below do, and what it gives can be kept in place of what they give.
+"""
+
+from collections.abc import Collection
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from frostline.cache.prefix import is_inside
+from frostline.nn.calls import Calls
+from frostline.nn.stages import Stage, is_norm
+from frostline.plan import Phase, Plan
+
+
+def stage_in_part(plan: Plan, phase: Phase) -> Stage | None:
+    """Return the first stage in which something trains, where something of it is frozen; else None."""
+    rest = plan.stages[plan.frozen_prefix(phase) :]
+    if rest and not rest[0].parameters.keys() <= {name for name, _ in _training(plan, phase, rest[0])}:
+        return rest[0]
+    return None
+
+
+def parts_before(network: nn.Module, plan: Plan, phase: Phase, stage: Stage, calls: Calls) -> tuple[str, ...]:
+    """Return the outermost modules of a stage that the pass leaves before anything in it trains, draws or counts.
+
+    What runs in training mode beyond that, as all of a stage that trains does, must be proved to be the same there.
+
+    Args:
+        network: The network.
+        plan: What trains when.
+        phase: The phase.
+        stage: The first stage in which something trains.
+        calls: When a forward pass of the network calls its modules.
+
+    Returns:
+        Their names; none where they own no parameters, since to run them again takes next to nothing.
+    """
+    trains = {parameter for _, parameter in _training(plan, phase, stage)}
+    moving = [
+        _called(name, network, calls)
+        for name, module in network.named_modules()
+        if _owns(module, trains) or (name in stage.modules and phase.modes[name] and _draws_or_counts(module))
+    ]
+    before = {
+        name: module
+        for name, module in stage.modules.items()
+        if module in calls.first and calls.end(module) < min(moving, default=0)
+    }
+    parts = {name: module for name, module in before.items() if not is_inside(name, before)}
+    return tuple(parts) if any(True for part in parts.values() for _ in part.parameters()) else ()
+
+
+def _training(plan: Plan, phase: Phase, stage: Stage) -> list[tuple[str, nn.Parameter]]:
+    groups = [group for group in plan.groups if group.stage == stage.depth and phase.scales[group.name]]
+    return [(name, p) for group in groups for name, p in group.parameters.items() if name not in group.fixed]
+
+
+def _owns(module: nn.Module, parameters: Collection[nn.Parameter]) -> bool:
+    return any(own in parameters for own in module.parameters(recurse=False))
+
+
+def _draws_or_counts(module: nn.Module) -> bool:
+    """Tell whether a layer drops something at random or takes statistics while it is in training mode."""
+    return is_norm(module) or (isinstance(module, _DropoutNd) and module.p > 0)
+
+
+def _called(name: str, network: nn.Module, calls: Calls) -> int:
+    """Return when the pass first called a module, or, of one that is never called itself, what it lies in."""
+    while (module := network.get_submodule(name)) not in calls.first:
+        name = name.rpartition(".")[0]
+    return calls.first[module]
