@@ -32,7 +32,6 @@ class Cut:
         blind: Whether the rest of the network does not look at the inputs, which then need not be loaded.
         flops: What it takes to compute what is kept of an example, a multiply-add as two.
         spared: What a training step's forward pass is spared for an example that is given.
-        left: What that pass then still takes.
     """
 
     depth: int
@@ -42,7 +41,6 @@ class Cut:
     blind: bool = False
     flops: float = 0.0
     spared: float = 0.0
-    left: float = 0.0
 
     def parts(self, stages: Sequence[Stage]) -> list[str]:
         """Return which modules below belong to a stage that is not so as a whole."""

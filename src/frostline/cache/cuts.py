@@ -1,6 +1,6 @@
 """Which frozen stages of a run are computed once for each example, and why others are computed again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.batch import Batch, moved, tensors_in
 from frostline.cache.content import Names, sources
 from frostline.cache.cut import Cut, NotExact
 from frostline.cache.find_cut import EXAMPLES, Judge, find_cut, is_watched
 from frostline.cache.parts import parts_before, stage_in_part
-from frostline.cache.prefix import Size
+from frostline.cache.prefix import Size, outermost
 from frostline.checkpoint import weights_hash
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
@@ -32,9 +33,9 @@ The break-even rule of Nautilus (SIGMOD 2022, section 4): keep what is read fast
 """
 
 SHARE = 0.1
-"""Of what a forward pass still takes with whole stages below, the least that parts of the next must spare it.
+"""Of what a forward pass takes above the frozen stages, the least that frozen parts of the next one must take.
 
-They are another proof and other files than the stages alone, which more strategies share.
+A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
 _PROVED: dict[str, Cut | str] = {}
@@ -80,10 +81,10 @@ class Cuts:
         if self.policy != "require" and not self._lasts(plan, phase):
             raise NotKept("no example comes twice before more of it thaws")
         whole = self._kept(plan, phase, ()) if plan.frozen_prefix(phase) else "the first stage trains"
-        parts = self._parts(plan, phase)
-        deeper = self._kept(plan, phase, parts) if parts else "nothing of the next stage comes before what trains"
-        if isinstance(deeper, Cut) and self._spares_more(deeper, whole):
-            return deeper
+        for parts in self._parts(plan, phase):
+            deeper = self._kept(plan, phase, parts)
+            if isinstance(deeper, Cut) and self._spares_more(deeper, whole):
+                return deeper
         if isinstance(whole, str):
             raise NotKept(whole)
         return whole
@@ -101,10 +102,9 @@ class Cuts:
         return cut
 
     def _spares_more(self, deeper: Cut, whole: Cut | str) -> bool:
-        """Tell whether a cut within a stage spares a step enough that the one before the stage, or none, does not."""
+        """Tell whether a cut within a stage pays for what it keeps beyond the cut before it, if that one is made."""
         spared, kept = (0.0, 0) if isinstance(whole, str) else (whole.spared, self._bytes(whole))
-        gain = deeper.spared - spared
-        return gain >= SHARE * (deeper.left + gain) and gain >= WORTH * (self._bytes(deeper) - kept)
+        return deeper.spared - spared >= WORTH * (self._bytes(deeper) - kept)
 
     def _bytes(self, cut: Cut) -> int:
         """Return how many bytes are kept of an example, as long as the longest."""
@@ -178,14 +178,23 @@ class Cuts:
         if train.different is None:
             raise NotKept("examples are changed anew in every epoch; data.views=V would show V ways of each, in turn")
 
-    def _parts(self, plan: Plan, phase: Phase) -> tuple[str, ...]:
-        """Return which modules of the first stage that trains come before all that trains in it."""
-        stage = stage_in_part(plan, phase)
-        return () if stage is None else parts_before(self.network, plan, phase, stage, self._calls)
+    def _parts(self, plan: Plan, phase: Phase) -> Sequence[tuple[str, ...]]:
+        """Return which modules of the first stage that trains may be below the cut, too: most of it first."""
+        if (stage := stage_in_part(plan, phase)) is None:
+            return ()
+        calls, flops = self._pass
+        rest = flops[""] - sum(flops[name] for name in outermost(plan.stages[: stage.depth.index]))
+        every = parts_before(self.network, plan, phase, stage, calls)
+        return [parts for parts in every if sum(flops[name] for name in parts) >= SHARE * rest]
 
     @cached_property
-    def _calls(self) -> Calls:
-        return watch(self.network, self._examples().part(slice(EXAMPLES - 1)).inputs)
+    def _pass(self) -> tuple[Calls, Mapping[str, int]]:
+        """When a forward pass calls the network's modules, and the FLOPs of each by its name."""
+        with FlopCounterMode(display=False) as counter:
+            calls = watch(self.network, self._examples().part(slice(EXAMPLES - 1)).inputs)
+        root, found = type(self.network).__name__, counter.get_flop_counts()
+        names = {name: ".".join(filter(None, [root, name])) for name, _ in self.network.named_modules()}
+        return calls, {name: sum(found.get(counted, {}).values()) for name, counted in names.items()}
 
     def _examples(self) -> Batch:
         """Return the examples that a cut is proved on."""

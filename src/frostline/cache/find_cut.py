@@ -183,16 +183,15 @@ class _Search:
         with FlopCounterMode(display=False) as once:
             kept = found.taken(self._network, inputs)
         self._set_modes(training=True)
-        whole = self._forward_flops(nullcontext())
-        left = self._forward_flops(found.giving(self._network, kept, self._size))
-        return replace(found, flops=once.get_total_flops() / self._size.examples, spared=whole - left, left=left)
+        spared = self._forward_flops(nullcontext()) - self._forward_flops(found.giving(self._network, kept, self._size))
+        return replace(found, flops=once.get_total_flops() / self._size.examples, spared=spared / self._size.examples)
 
-    def _forward_flops(self, given: AbstractContextManager[None]) -> float:
-        """Return what a forward pass takes for an example with what is given."""
+    def _forward_flops(self, given: AbstractContextManager[None]) -> int:
+        """Return what a forward pass takes with what is given."""
         seed_global_generators(1)
         with torch.no_grad(), FlopCounterMode(display=False) as counter, given:
             self._network(self._batch.inputs)
-        return float(counter.get_total_flops()) / self._size.examples
+        return int(counter.get_total_flops())
 
     def _moves_below(self) -> bool:
         """Tell whether the network, while it trains, draws anything at random before it is through with the prefix.

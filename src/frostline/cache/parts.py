@@ -4,7 +4,7 @@ A stage trains as soon as one parameter of it does. What comes before that one g
 stages below do, and what it gives can be kept in place of what they give.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -23,10 +23,12 @@ def stage_in_part(plan: Plan, phase: Phase) -> Stage | None:
     return None
 
 
-def parts_before(network: nn.Module, plan: Plan, phase: Phase, stage: Stage, calls: Calls) -> tuple[str, ...]:
-    """Return the outermost modules of a stage that the pass leaves before anything in it trains, draws or counts.
+def parts_before(network: nn.Module, plan: Plan, phase: Phase, stage: Stage, calls: Calls) -> Iterator[tuple[str, ...]]:
+    """Yield which modules of a stage the forward pass leaves before anything in it trains, draws or takes statistics.
 
-    What runs in training mode beyond that, as all of a stage that trains does, must be proved to be the same there.
+    First all of them; then those before the module in which that lies, and so on outwards, lest it cannot be taken
+    apart. What is there runs in training mode, as all of a stage that trains does; that it gives the same nevertheless
+    is to be proved.
 
     Args:
         network: The network.
@@ -34,23 +36,24 @@ def parts_before(network: nn.Module, plan: Plan, phase: Phase, stage: Stage, cal
         phase: The phase.
         stage: The first stage in which something trains.
         calls: When a forward pass of the network calls its modules.
-
-    Returns:
-        Their names; none where they own no parameters, since to run them again takes next to nothing.
     """
     trains = {parameter for _, parameter in _training(plan, phase, stage)}
-    moving = [
-        _called(name, network, calls)
+    moving = {
+        name: _called(name, network, calls)
         for name, module in network.named_modules()
         if _owns(module, trains) or (name in stage.modules and phase.modes[name] and _draws_or_counts(module))
-    ]
-    before = {
-        name: module
-        for name, module in stage.modules.items()
-        if module in calls.first and calls.end(module) < min(moving, default=0)
     }
-    parts = {name: module for name, module in before.items() if not is_inside(name, before)}
-    return tuple(parts) if any(True for part in parts.values() for _ in part.parameters()) else ()
+    name, found = min(moving, key=moving.__getitem__, default=""), None
+    while name:
+        if (parts := _left_before(_called(name, network, calls), stage, calls)) and parts != found:
+            yield (found := parts)
+        name = name.rpartition(".")[0]
+
+
+def _left_before(time: int, stage: Stage, calls: Calls) -> tuple[str, ...]:
+    """Return the outermost modules of a stage that the pass has left by then."""
+    left = {name: m for name, m in stage.modules.items() if m in calls.first and calls.end(m) < time}
+    return tuple(name for name in left if not is_inside(name, left))
 
 
 def _training(plan: Plan, phase: Phase, stage: Stage) -> list[tuple[str, nn.Parameter]]:
