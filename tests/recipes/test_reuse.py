@@ -26,6 +26,10 @@ TEXTS = ("data=text", "data.train=train.tsv", "model=transformers", *BERT)
 WORDS = ("data=tokens", "data.train=train.conll", "objective=token_classification", "model=transformers_tokens", *BERT)
 VIEWS = ("data.augment=true", "data.views=2")
 
+LAST_BLOCK = r"freeze.phases=[{train:['re:layer3\.2\..*',head]}]"
+THEN_ANOTHER = LAST_BLOCK.replace("}]", r"},{train:['re:layer3\.1\.conv2.*','re:layer3\.2\..*'],epoch:2}]")
+LAST_OUTPUT = r"freeze.phases=[{train:['re:.*layer\.1\.output\..*',head]}]"
+
 
 def case(*overrides: str, slow: bool = False) -> object:
     name = " ".join(overrides[-1:]) if overrides[0].startswith("data=digits") else " ".join(overrides[:1])
@@ -37,6 +41,8 @@ CASES = [
     case(*DIGITS, "freeze=last_k"),
     case(*DIGITS, "trainer.max_epochs=6", "freeze.every=2", "freeze=gradual"),
     case(*DIGITS, *VIEWS, "trainer.max_epochs=5", "freeze=head"),
+    case(*DIGITS, LAST_BLOCK, "freeze=schedule"),
+    case(*DIGITS, THEN_ANOTHER, "freeze=schedule"),
     case(*TEXTS, "freeze=head"),
     case(*DIGITS, "freeze=lp_ft", slow=True),
     case(*DIGITS, "trainer.max_epochs=14", "freeze=chain_thaw", slow=True),
@@ -47,6 +53,8 @@ CASES = [
     case(*STREETS, "freeze=last_k", slow=True),
     case(*STREETS, *VIEWS, "data.batch_size=4", "freeze=head"),
     case(*DIGITS, "freeze=last_k", "freeze.k=3", "regularizer=delta", slow=True),
+    case(*DIGITS, *RESNET18, LAST_BLOCK.replace("layer3\\.2", "layer4\\.1"), "freeze=schedule", slow=True),
+    case(*TEXTS, LAST_OUTPUT, "freeze=schedule", slow=True),
     case(*TEXTS, "freeze=last_k", slow=True),
     case(*WORDS, "freeze=last_k", slow=True),
 ]
@@ -123,6 +131,20 @@ def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:
     assert bills == [30 * 4 * (forward + head), 30 * (forward + 4 * head), 30 * 4 * head]
 
 
+def test_what_trains_within_a_stage_is_given_what_comes_before_it_there(workplace: Workplace) -> None:
+    convolution = 2 * 64 * 64 * 9 * 4
+    counted, last, deeper = (
+        cost(workplace, finished(workplace, *DIGITS, *schedule, f"cache={how}"), "train_flops")
+        for how, schedule in [
+            ("auto", ("freeze=last_k",)),
+            ("auto", ("freeze=schedule", LAST_BLOCK)),
+            ("auto", ("freeze=schedule", LAST_BLOCK)),
+        ]
+    )
+    assert deeper == 30 * 4 * (2 * 3 * convolution - convolution + 3 * 2 * 64 * 10)
+    assert counted > last > deeper
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -130,8 +152,10 @@ def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:
         ("freeze=head", *VIEWS),
         ("freeze=gradual", "freeze.every=2", "trainer.max_epochs=10"),
         ("freeze=freezeout", "trainer.max_epochs=12", "cache=require"),
+        (LAST_BLOCK, "freeze=schedule"),
+        (THEN_ANOTHER, "freeze=schedule"),
     ],
-    ids=["head", "views", "gradual", "freezeout"],
+    ids=["head", "views", "gradual", "freezeout", "last block", "then another"],
 )
 def test_the_plan_foresees_what_is_computed_once(asked, workplace: Workplace) -> None:
     known = 1 if "freeze=freezeout" in asked else 2  # what trains before it freezes has no name beforehand
