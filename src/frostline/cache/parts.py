@@ -4,7 +4,7 @@ A stage trains as soon as one parameter of it does. What comes before that one g
 stages below do, and what it gives can be kept in place of what they give.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -18,7 +18,7 @@ from frostline.plan import Phase, Plan
 def stage_in_part(plan: Plan, phase: Phase) -> Stage | None:
     """Return the first stage in which something trains, where something of it is frozen; else None."""
     rest = plan.stages[plan.frozen_prefix(phase) :]
-    if rest and not rest[0].parameters.keys() <= {name for name, _ in _training(plan, phase, rest[0])}:
+    if rest and not _training(plan, phase, rest[:1]).issuperset(rest[0].parameters.values()):
         return rest[0]
     return None
 
@@ -37,11 +37,12 @@ def parts_before(network: nn.Module, plan: Plan, phase: Phase, stage: Stage, cal
         stage: The first stage in which something trains.
         calls: When a forward pass of the network calls its modules.
     """
-    trains = {parameter for _, parameter in _training(plan, phase, stage)}
+    own, every = _training(plan, phase, [stage]), _training(plan, phase, plan.stages)
     moving = {
         name: _called(name, network, calls)
         for name, module in network.named_modules()
-        if _owns(module, trains) or (name in stage.modules and phase.modes[name] and _draws_or_counts(module))
+        if _owns(module, every if name in stage.modules else own)
+        or (name in stage.modules and phase.modes[name] and _draws_or_counts(module))
     }
     name, found = min(moving, key=moving.__getitem__, default=""), None
     while name:
@@ -56,9 +57,11 @@ def _left_before(time: int, stage: Stage, calls: Calls) -> tuple[str, ...]:
     return tuple(name for name in left if not is_inside(name, left))
 
 
-def _training(plan: Plan, phase: Phase, stage: Stage) -> list[tuple[str, nn.Parameter]]:
-    groups = [group for group in plan.groups if group.stage == stage.depth and phase.scales[group.name]]
-    return [(name, p) for group in groups for name, p in group.parameters.items() if name not in group.fixed]
+def _training(plan: Plan, phase: Phase, stages: Sequence[Stage]) -> set[nn.Parameter]:
+    """Return which parameters of some stages train in a phase."""
+    depths = [stage.depth for stage in stages]
+    groups = [group for group in plan.groups if group.stage in depths and phase.scales[group.name]]
+    return {p for group in groups for name, p in group.parameters.items() if name not in group.fixed}
 
 
 def _owns(module: nn.Module, parameters: Collection[nn.Parameter]) -> bool:
