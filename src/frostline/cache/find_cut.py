@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -209,10 +208,10 @@ class _Search:
     def _is_of_its_own_tensors(self, found: Cut) -> bool:
         """Tell whether what is kept depends on no weights but those that its name is made of: all others change."""
         own = {id(tensor) for tensor in tensors_below(found, self._network, self._stages).values()}
-        change = partial(_changed, but=own)
         self._set_modes(training=False)
-        other = twin_of(self._network, parameter=change, buffer=change)
-        kept, again = (found.taken(network, self._batch.inputs) for network in (self._network, other))
+        kept = found.taken(self._network, self._batch.inputs)
+        with _changed(self._network, but=own):
+            again = found.taken(self._network, self._batch.inputs)
         return all(nearly(*pair) for pair in zip(kept, again, strict=True))
 
     def _is_of_each_alone(self, found: Cut) -> bool:
@@ -364,11 +363,18 @@ def _generators(device: torch.device) -> tuple[object, ...]:
     return random.getstate(), bytes(keys), place, *(bytes(state.numpy()) for state in states)
 
 
-def _changed(tensor: Tensor, *, but: Collection[int]) -> Tensor:
-    """Return other values than those of a tensor, unless it is one of some."""
-    if id(tensor) in but or not tensor.is_floating_point():
-        return tensor.detach()
-    return tensor.detach() + torch.randn_like(tensor)
+@contextmanager
+def _changed(network: nn.Module, *, but: Collection[int]) -> Iterator[None]:
+    """Let a network have other weights and statistics, but for some tensors, in this context."""
+    tensors = [t for t in (*network.parameters(), *network.buffers()) if id(t) not in but and t.is_floating_point()]
+    before = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data + torch.randn_like(tensor)
+        yield
+    finally:
+        for tensor, values in zip(tensors, before, strict=True):
+            tensor.data = values
 
 
 def _close(real: Tensor, ours: Tensor, mask: Tensor | None) -> bool:
