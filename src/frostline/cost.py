@@ -85,6 +85,10 @@ class Meter(Callback):
         """Leave out what was just spent on other runs."""
         self._begun += seconds
 
+    def took(self, seconds: float) -> None:
+        """Add seconds that were spent on training before its start."""
+        self._wall += seconds
+
     def spend(self, flops: float) -> None:
         """Add FLOPs that were spent on training between its steps."""
         self._flops += flops

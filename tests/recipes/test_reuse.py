@@ -119,6 +119,13 @@ def test_other_weights_examples_or_views_are_not_taken_for_the_same(workplace: W
     assert cost(workplace, views, "prefix_computed") == everything + 30
 
 
+def test_nothing_that_is_kept_is_computed_again_not_even_before_training(workplace: Workplace) -> None:
+    run_id = finished(workplace, *DIGITS, "freeze=head", "trainer.limit_test_batches=0")
+    before, train, val = 2 * 8, 30, 40
+    assert cost(workplace, run_id, "prefix_computed") == train + val
+    assert cost(workplace, run_id, "prefix_given") == before + 4 * train + (4 + 1) * val
+
+
 def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:
     forward = 2 * (
         3 * 16 * 9 * 64 + 6 * 16 * 16 * 9 * 64 + (16 * 32 + 5 * 32 * 32) * 9 * 16 + (32 * 64 + 5 * 64 * 64) * 9 * 4

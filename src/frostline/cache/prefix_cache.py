@@ -1,8 +1,9 @@
 """Gives the network what its frozen stages made of each example, computed once, while Lightning trains and measures."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
+from time import perf_counter
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -42,6 +43,9 @@ class Bill(Protocol):
 
     def spend(self, flops: float) -> None:
         """Add FLOPs to the cost of training."""
+
+    def took(self, seconds: float) -> None:
+        """Add seconds of before the first step to the cost of training."""
 
 
 class PrefixCache(Callback):
@@ -119,10 +123,22 @@ class PrefixCache(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Have ready what is given in validation: as in this phase, or after training as at its end."""
         if trainer.sanity_checking:
+            self._check_sanity(trainer)
             return
         if self._engine.phase is None:
             self._enter_the_end()
         self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
+
+    def _check_sanity(self, trainer: pl.Trainer) -> None:
+        """Compute before training what its first validation is given; these seconds are seconds of training, too."""
+        begun = perf_counter()
+        self._enter_the_beginning()
+        self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
+        self._bill.took(perf_counter() - begun)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Try again what could not be had before: from now on, the reason is told."""
+        self._never.clear()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: Any
@@ -181,6 +197,12 @@ class PrefixCache(Callback):
             self._take(phase)
         if self._cut is not None:
             self._have("train", self._view(epoch))
+
+    def _enter_the_beginning(self) -> None:
+        """Take the cut of the first phase, which the engine has still to enter."""
+        with suppress(NotKept):
+            for phase in self._engine.plan.phases[:1]:
+                self._change_to(self._cuts.of(self._engine.plan, phase))
 
     def _enter_the_end(self) -> None:
         if self._phase is None and self._cut is not None:
