@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from frostline.data.whole import NotWritten, whole_or_not
+from frostline.data.whole import PARTIAL, NotWritten, whole_or_not
 from frostline.freeze.adaptive import Adaptive
 from frostline.interruption import BEST, LAST, Continued
 from frostline.plan import Phase
@@ -53,11 +53,11 @@ class Course:
 
 def course_of(prepared: Prepared) -> Course:
     """Return the course of a prepared run; it has no names where others cannot begin with it."""
-    names = _names(prepared) if _is_known_beforehand(prepared) else ()
+    names = _names(prepared) if is_known_beforehand(prepared) else ()
     return Course(signature=prepared.signature, names=tuple(names))
 
 
-def _is_known_beforehand(prepared: Prepared) -> bool:
+def is_known_beforehand(prepared: Prepared) -> bool:
     """Tell whether the config and the plan say all that a run does, whole epochs at a time, in one process.
 
     Callbacks of the user's own may do anything at any time, and would miss the epochs that were trained elsewhere.
@@ -175,15 +175,23 @@ class Beginnings:
         return not self._folder.is_dir() or not any(self._folder.iterdir())
 
     def clear(self) -> None:
-        """Remove all, once nobody will begin with it any more."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove, once all runs of a seed have run, what these have left; what was trained for a later run stays."""
+        for place in self._folder.glob("*"):
+            if not _is_for_one(place):
+                shutil.rmtree(place, ignore_errors=True)
 
     def close(self) -> None:
         """Remove all, and the folders above that hold nothing else."""
-        self.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
         with suppress(OSError):
             self._folder.parent.rmdir()
             self._folder.parent.parent.rmdir()
+
+
+def _is_for_one(place: Path) -> bool:
+    """Tell whether a beginning was trained for the one run that begins with it."""
+    whole = not place.name.startswith(PARTIAL) and (place / _TOLD).exists()
+    return whole and bool(json.loads((place / _TOLD).read_text()).get("own"))
 
 
 def _write(trainer: pl.Trainer, folder: Path) -> None:

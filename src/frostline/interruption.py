@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
+from frostline.data.order import randomness_kept, seed_global_generators
 from frostline.errors import RequestError
 from frostline.processes import anyone, everyones
 
@@ -325,6 +326,15 @@ def _random_states() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+
+
+def random_states_of(seed: int) -> dict[str, Any]:
+    """Return the states of the global generators right after they were seeded, which leaves them as they are."""
+    with randomness_kept():
+        seed_global_generators(seed)
+        states = _random_states()
+    devices = range(len(states["cuda"]))
+    return states | {"cuda": [torch.Generator(f"cuda:{i}").manual_seed(seed).get_state() for i in devices]}
 
 
 def _restore_random(states: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from socket import gethostname
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import yaml
@@ -28,7 +27,8 @@ from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import Run, RunRecord, Store
 from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.study import PRETRAINED, STUDY, Study
-from frostline.together import MOST, TakingAlong, kin_of, takes_others
+from frostline.together.kin import ToCome, goes_with, takes_others
+from frostline.together.taking_along import MOST, TakingAlong
 
 QUIET = ("trainer.enable_progress_bar=false",)
 """A study has one display; Lightning's own would fight with it for the terminal."""
@@ -77,6 +77,7 @@ class _StudyRun:
     display: Display
     progress: Progress
     beginnings: Beginnings
+    to_come: ToCome
     ready: dict[str, Prepared] = field(default_factory=dict)
     """The runs of this seed that were taken along by an earlier one and have still to finish, by arm."""
 
@@ -91,24 +92,14 @@ class _StudyRun:
     def fill_all(self, configs: Mapping[str, DictConfig], seed: int, courses: Mapping[str, Course]) -> None:
         """Run all arms with one seed; what those of these courses have in common is trained by the first of them."""
         waiting = {arm: course for arm, course in courses.items() if not self.store.finished(course.signature)}
-        left = dict(configs)
         for arm, cfg in configs.items():
             waiting.pop(arm, None)
-            del left[arm]
-            kin = {other: each for other, each in left.items() if kin_of(each) == kin_of(cfg)}
-            self.fill(cfg, arm, seed, alike=waiting.values() if arm in courses else None, kin=kin)
+            self.to_come.begins(arm, seed)
+            self.fill(cfg, arm, seed, alike=waiting.values() if arm in courses else None)
         self.beginnings.clear()
         self.ready.clear()
 
-    def fill(
-        self,
-        cfg: DictConfig,
-        arm: str,
-        seed: int,
-        *,
-        alike: Collection[Course] | None,
-        kin: Mapping[str, DictConfig],
-    ) -> None:
+    def fill(self, cfg: DictConfig, arm: str, seed: int, *, alike: Collection[Course] | None) -> None:
         """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on.
 
         Args:
@@ -116,12 +107,11 @@ class _StudyRun:
             arm: Its arm.
             seed: Its seed.
             alike: Runs to come that may begin alike; None where no run of the study does.
-            kin: By arm, the configs of runs to come that differ in the optimizer's settings alone.
         """
         label = f"{arm} seed {seed}"
         try:
             prepared = self.ready.pop(arm, None) or prepare(cfg, "finetune", self.store)
-            run_id, reused = self.once(prepared, label, arm, alike=alike, kin=kin)
+            run_id, reused = self.once(prepared, label, arm, alike=alike)
             self.progress.runs[arm][seed] = run_id
             self.progress.reused += reused
         except Exception as error:
@@ -131,13 +121,7 @@ class _StudyRun:
         self.parent.json("study.json", self.manifest())
 
     def once(
-        self,
-        prepared: Prepared,
-        label: str,
-        arm: str,
-        *,
-        alike: Collection[Course] | None = None,
-        kin: Mapping[str, DictConfig] = MappingProxyType({}),
+        self, prepared: Prepared, label: str, arm: str, *, alike: Collection[Course] | None = None
     ) -> tuple[str, bool]:
         """Return the id of a finished run of this signature, and whether it was there before."""
         if done := self.store.finished(prepared.signature):
@@ -147,9 +131,8 @@ class _StudyRun:
         course = course_of(prepared) if alike or not self.beginnings.empty else Course(signature=prepared.signature)
         beginning = None if begun and (begun.folder / LAST).exists() else self.beginnings.longest(course)
         leaving = Leaving(self.beginnings, names_for(course, alike or ()), store=self.store, arm=arm)
-        alone = begun or beginning or not kin or not takes_others(prepared)
-        others = [] if alone else self.taken_along(kin)
-        along = [TakingAlong(prepared, others, beginnings=self.beginnings, store=self.store, arm=arm)] if others else []
+        others = [] if begun or beginning else self.taken_along(prepared, arm)
+        along = [TakingAlong(prepared, others, beginnings=self.beginnings, arm=arm)] if others else []
         outcome = execute(
             prepared,
             self.store,
@@ -159,18 +142,34 @@ class _StudyRun:
             continued=beginning.for_run(begun.run_id if begun else None) if beginning else begun,
         )
         for reason in filter(None, (each.why_not for each in along)):
+            self.to_come.keep_apart(arm, prepared.cfg.seed)
             self.parent.text(f"apart/{arm}-seed{prepared.cfg.seed}.txt", reason)
         self.display.end(label, _result(outcome, beginning))
         return outcome.run_id, False
 
-    def taken_along(self, kin: Mapping[str, DictConfig]) -> list[Prepared]:
-        """Return the runs that another one takes along: what is wrong with one is told when its turn comes."""
-        for arm, cfg in list(kin.items())[:MOST]:
+    def taken_along(self, prepared: Prepared, arm: str) -> list[Prepared]:
+        """Return the runs that one takes along: what is wrong with one of them is told when its turn comes.
+
+        Those of other seeds are prepared again then: until their turn they would each hold a network.
+        """
+        if not takes_others(prepared):
+            return []
+        own, found = int(prepared.cfg.seed), dict[tuple[str, int], Prepared]()
+        for (other, seed), cfg in list(self.to_come.kin(arm, own).items())[:MOST]:
             with suppress(Exception):
-                prepared = prepare(cfg, "finetune", self.store)
-                if not self.store.finished(prepared.signature) and not self.begun(prepared.signature):
-                    self.ready[arm] = prepared
-        return [self.ready[arm] for arm in kin if arm in self.ready]
+                here = self.ready.get(other) if seed == own else None
+                run = here or prepare(cfg, "finetune", self.store)
+                if goes_with(prepared, run) and self.is_untrained(run):
+                    found[other, seed] = run
+        self.ready |= {other: run for (other, seed), run in found.items() if seed == own}
+        return list(found.values())
+
+    def is_untrained(self, prepared: Prepared) -> bool:
+        """Tell whether nothing of a run has been trained, by itself or along with another one."""
+        if self.store.finished(prepared.signature) or self.begun(prepared.signature):
+            return False
+        beginning = None if self.beginnings.empty else self.beginnings.longest(course_of(prepared))
+        return not (beginning and beginning.own)
 
     def begun(self, signature: str) -> Continued | None:
         """Return this study's run of this signature that was interrupted, to go on with it."""
@@ -237,6 +236,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
             display=display,
             progress=progress,
             beginnings=Beginnings(folder_of(parent.run_id) / "beginnings"),
+            to_come=ToCome(configs),
         )
         start_from(configs.values(), running.pretrain())
         _run_all(running, configs)

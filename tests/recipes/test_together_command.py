@@ -3,18 +3,26 @@
 import json
 import os
 import signal
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from test_beginnings_command import BASE, Elsewhere, by_arm, cost, history, no_two_points_at_one_time  # noqa: F401
 from test_study_command import children, study
+from torch import Tensor
 from torch.testing import assert_close
 from workplace import FOREIGN, Workplace
 
-from frostline import together
 from frostline.init_from import WEIGHTS
+from frostline.interruption import LAST, read_checkpoint
 from frostline.modules import Training
+from frostline.record import Run
+from frostline.together import heads, taking_along
+from frostline.together.left import Host, checkpoints_of
+from frostline.together.other import Other
 
 pytestmark = FOREIGN
 
@@ -50,6 +58,28 @@ def steps_trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
+def assert_as_alone(one: tuple[Workplace, Run], other: tuple[Workplace, Run]) -> None:
+    """Compare all that two runs have logged, at which steps, and what they come to, but for rounding."""
+    ours, theirs = history(*one), history(*other)
+    assert {n: [s for s, _ in points] for n, points in ours.items()} == {
+        n: [s for s, _ in points] for n, points in theirs.items()
+    }
+    for name, points in theirs.items():
+        assert [v for _, v in ours[name]] == pytest.approx([v for _, v in points], rel=1e-5, abs=1e-6), name
+    files = [load_file(place.store.fetch(run.info.run_id, WEIGHTS)) for place, run in (one, other)]
+    assert_close(*files, rtol=1e-4, atol=1e-5)
+    audits = [place.artifact(run.info.run_id, "audit.json") for place, run in (one, other)]
+    assert audits[0] == audits[1]
+    assert cost(one[1], "trainable_params") == cost(other[1], "trainable_params")
+
+
+def assert_same_scores(one: tuple[Workplace, Run], other: tuple[Workplace, Run]) -> None:
+    """Compare what two runs have come to, of which one was interrupted, but for rounding."""
+    ours, theirs = (dict(place.store.run(run.info.run_id).data.metrics) for place, run in (one, other))
+    scores = [name for name in theirs if not name.startswith("cost/")]
+    assert {n: ours[n] for n in scores} == pytest.approx({n: theirs[n] for n in scores}, rel=1e-5, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -71,16 +101,7 @@ def test_each_run_is_the_run_made_alone(more: tuple[str, ...], workplace: Workpl
     elsewhere = Elsewhere(workplace)
     for (arm, seed), run in runs.items():
         alone = elsewhere.alone(arms[arm], seed, *more)
-        ours, theirs = history(workplace, run), history(elsewhere, alone)
-        assert {n: [s for s, _ in points] for n, points in ours.items()} == {
-            n: [s for s, _ in points] for n, points in theirs.items()
-        }
-        for name, points in theirs.items():
-            assert [v for _, v in ours[name]] == pytest.approx([v for _, v in points], rel=1e-5, abs=1e-6), (arm, name)
-        files = [load_file(p.store.fetch(r.info.run_id, WEIGHTS)) for p, r in ((workplace, run), (elsewhere, alone))]
-        assert_close(*files, rtol=1e-4, atol=1e-5)
-        assert workplace.artifact(run.info.run_id, "audit.json") == elsewhere.artifact(alone.info.run_id, "audit.json")
-        assert cost(run, "trainable_params") == cost(alone, "trainable_params")
+        assert_as_alone((workplace, run), (elsewhere, alone))
         assert cost(run, "shared_flops") == 0
         if arm in ALONG:  # what is kept was computed by the first, here as there
             assert cost(run, "train_flops") == cost(alone, "train_flops")
@@ -112,7 +133,7 @@ def test_what_makes_runs_go_their_own_ways_keeps_them_apart(
     base: list[str], workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[object] = []
-    monkeypatch.setattr(together.TakingAlong, "__init__", lambda self, *_, **__: taken.append(self))
+    monkeypatch.setattr(taking_along.TakingAlong, "__init__", lambda self, *_, **__: taken.append(self))
     arms = {arm: ARMS[arm] for arm in ("a_first", "c_slower")}
     said = workplace.frostline(
         "study", study(pretrain=None, reference="a_first", base=[*BASE, *base], arms=arms, seeds=[0])
@@ -150,20 +171,195 @@ def test_an_interrupted_study_goes_on_from_what_it_has(
     assert [arm for (arm, _), run in sorted(runs.items()) if "frostline.trained_with" in run.data.tags] == along
     for (arm, seed), run in runs.items():
         alone = elsewhere.alone(arms[arm], seed)
-        ours, theirs = (
-            dict(place.store.run(r.info.run_id).data.metrics) for place, r in ((workplace, run), (elsewhere, alone))
-        )
-        scores = [name for name in theirs if not name.startswith("cost/")]
-        assert {n: ours[n] for n in scores} == pytest.approx({n: theirs[n] for n in scores}, rel=1e-5, abs=1e-6)
+        assert_same_scores((workplace, run), (elsewhere, alone))
 
 
 def test_runs_that_cannot_go_along_train_by_themselves(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("vmap: no")
 
-    monkeypatch.setattr(together, "vmap", fails)
+    monkeypatch.setattr(heads, "vmap", fails)
     said = workplace.frostline("study", study(pretrain=None, reference="a_first", base=BASE, arms=ARMS, seeds=[0]))
     assert said.code == 0, said.err
     assert [run for run in by_arm(workplace).values() if "frostline.trained_with" in run.data.tags] == []
     (parent,) = workplace.runs(phase="study")
     assert workplace.artifact(parent.info.run_id, "apart/a_first-seed0.txt") == "RuntimeError: vmap: no"
+
+
+@pytest.fixture
+def start(workplace: Workplace) -> str:
+    """Weights to start from, so that what is frozen is the same for all seeds."""
+    trained = workplace.train("pretrain", "data.digits=[0,1,2]")
+    return f"init_from={workplace.store.fetch(trained, WEIGHTS)}"
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
+    """The last checkpoints that are left for others, by the signature of the run that goes on from it."""
+    found: dict[str, dict[str, object]] = {}
+
+    def noticing(other: Other, host: Host) -> dict[str, dict[str, object]]:
+        made = checkpoints_of(other, host)
+        found[other.prepared.signature] = deepcopy(made[LAST])
+        return made
+
+    monkeypatch.setattr(taking_along, "checkpoints_of", noticing)
+    return found
+
+
+@pytest.fixture
+def before_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """The last checkpoint of each run as its last epoch begins."""
+    found: list[dict[str, object]] = []
+    before = Training.on_train_epoch_end
+
+    def noticing(self: Training) -> None:
+        before(self)
+        last = Path(self.trainer.checkpoint_callback.dirpath) / LAST
+        if self.current_epoch == self.trainer.max_epochs - 1 and last.exists():
+            found.append(read_checkpoint(last))
+
+    monkeypatch.setattr(Training, "on_train_epoch_end", noticing)
+    return found
+
+
+OWN = {"dirpath", "wall", "steps", "spent", "flops", "computed", "waiting"}
+"""What depends on the folder, the machine, what other runs have kept, or when the record was last written."""
+
+
+def without_paths(state: object) -> object:
+    """Return a checkpoint without what need not be the same, and with the names of files in place of their paths."""
+    if isinstance(state, Mapping):
+        return {without_paths(key): without_paths(part) for key, part in state.items() if key not in OWN}
+    if isinstance(state, list | tuple):
+        return [without_paths(part) for part in state]
+    return Path(state).name if isinstance(state, str) and state.startswith("/") else state
+
+
+def differences(one: object, other: object, where: str = "") -> Iterator[str]:
+    """Yield where two checkpoints differ, numbers by more than rounding."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from differences(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for place, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{where}/{place}")
+    elif isinstance(one, Tensor) and isinstance(other, Tensor) and one.is_floating_point():
+        if not torch.allclose(one, other, rtol=1e-4, atol=1e-5):
+            yield f"{where}: {one} {other}"
+    elif isinstance(one, Tensor) and isinstance(other, Tensor):
+        if not torch.equal(one, other):
+            yield f"{where}: {one} {other}"
+    elif one != (pytest.approx(other, rel=1e-4, abs=1e-5) if isinstance(one, float) else other):
+        yield f"{where}: {one} {other}"
+
+
+RATES = {"a_fast": ["optimizer.lr=0.001"], "b_slow": ["optimizer.lr=0.0001"]}
+SHOTS = {"a_few": ["data.shots=2"], "b_more": ["data.shots=3"], "c_most": ["data.shots=4"]}
+"""Of two classes, in batches of two: two steps an epoch, three, or four."""
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds", "more"),
+    [
+        (RATES, [0, 1, 2], ()),
+        (SHOTS, [0, 1], ("scheduler=cosine", "optimizer.lr=0.001")),
+        pytest.param(RATES, [0, 1, 2], ("data.shots=null", "data.batch_size=50"), marks=pytest.mark.slow),
+        pytest.param(
+            RATES,
+            [0, 1],
+            ("optimizer=adamw", "scheduler=cosine", "data.augment=true", "data.views=2"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["examples", "shots", "order", "adamw"],
+)
+def test_runs_of_other_seeds_and_shots_see_their_own_batches(
+    arms: dict[str, list[str]],
+    seeds: list[int],
+    more: tuple[str, ...],
+    workplace: Workplace,
+    start: str,
+    left: dict[str, dict[str, object]],
+    before_the_last_epoch: list[dict[str, object]],
+) -> None:
+    """All that comes after the first run has its last epoch alone to train, from where it would stand alone."""
+    arms = {arm: ["freeze=head", *overrides] for arm, overrides in arms.items()}
+    base = [*BASE, start, *more]
+    said = workplace.frostline(
+        "study", study(pretrain=None, reference=next(iter(arms)), base=base, arms=arms, seeds=seeds)
+    )
+    assert said.code == 0, said.err
+    runs = by_arm(workplace)
+    del runs["full", "0"]  # the pre-training
+    (first, *others) = sorted(runs, key=lambda run: run[::-1])
+    assert len(left) == len(others) == len(arms) * len(seeds) - 1
+    elsewhere = Elsewhere(workplace)
+    for (arm, seed), run in runs.items():
+        alone = elsewhere.alone(arms[arm], seed, start, *more)
+        assert_as_alone((workplace, run), (elsewhere, alone))
+        with_first = run.data.tags.get("frostline.trained_with")
+        assert with_first == (runs[first].info.run_id if (arm, seed) != first else None)
+        if with_first:
+            states = (left[run.data.tags["frostline.signature"]], before_the_last_epoch[-1])
+            assert not list(differences(*map(without_paths, states)))
+
+
+@pytest.mark.parametrize(
+    ("number", "epoch", "with_first", "with_next"),
+    [(1, 2, 0, 4), pytest.param(3, 5, 5, 0, marks=pytest.mark.slow)],
+    ids=["in the first run", "in one that it took along"],
+)
+def test_an_interrupted_study_of_several_seeds_goes_on_from_what_it_has(
+    number: int,
+    epoch: int,
+    with_first: int,
+    with_next: int,
+    workplace: Workplace,
+    start: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C twice; the first run goes on without the others, whom the next one takes along then."""
+    arms = {arm: ["freeze=head", *overrides] for arm, overrides in RATES.items()}
+    folder = study(pretrain=None, reference="a_fast", base=[*BASE, start], arms=arms, seeds=[0, 1, 2])
+    with monkeypatch.context() as patch:
+        before = Training.on_train_epoch_end
+
+        def interrupted(self: Training) -> None:
+            before(self)
+            if self.current_epoch == epoch and len(children(workplace)) == 1 + number:  # with the pre-training
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        patch.setattr(Training, "on_train_epoch_end", interrupted)
+        assert workplace.frostline("study", folder).code == 130
+    said = workplace.frostline("study", folder)
+    assert said.code == 0, said.err
+    assert not list(Path("outputs").glob("*/beginnings"))
+    runs = by_arm(workplace)
+    del runs["full", "0"]  # the pre-training
+    hosts = [run.data.tags.get("frostline.trained_with") for run in runs.values()]
+    assert hosts.count(runs["a_fast", "0"].info.run_id) == with_first
+    assert hosts.count(runs["b_slow", "0"].info.run_id) == with_next
+    (parent,) = workplace.runs(phase="study")
+    told = json.loads(workplace.artifact(parent.info.run_id, "shared.json"))
+    assert len(told) == with_first + with_next
+    elsewhere = Elsewhere(workplace)
+    for (arm, seed), run in runs.items():
+        if seed != "1":
+            assert_same_scores((workplace, run), (elsewhere, elsewhere.alone(arms[arm], seed, start)))
+
+
+def test_seeds_whose_frozen_part_was_drawn_train_with_their_own_alone(workplace: Workplace) -> None:
+    """Without weights to start from, what is frozen is another network for each seed."""
+    arms = {arm: ["freeze=head", *overrides] for arm, overrides in RATES.items()}
+    said = workplace.frostline("study", study(pretrain=None, reference="a_fast", base=BASE, arms=arms))
+    assert said.code == 0, said.err
+    runs = by_arm(workplace)
+    hosts = {run: found.data.tags.get("frostline.trained_with") for run, found in runs.items()}
+    assert {(arm, seed): hosts[arm, seed] for arm in RATES for seed in "01"} == {
+        ("a_fast", "0"): None,
+        ("a_fast", "1"): None,
+        ("b_slow", "0"): runs["a_fast", "0"].info.run_id,
+        ("b_slow", "1"): runs["a_fast", "1"].info.run_id,
+    }

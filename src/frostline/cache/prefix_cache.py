@@ -183,11 +183,30 @@ class PrefixCache(Callback):
         return partial(self.giving, split)
 
     @contextmanager
-    def giving(self, split: str, batch: Batch, *, epoch: int = 0) -> Iterator[None]:
-        """Give the network what is kept of a batch, as an epoch shows it, in place of computing it again."""
-        self._give(split, batch, view=self._view(epoch) if split == "train" else 0)
+    def giving(self, split: str, batch: Batch) -> Iterator[None]:
+        """Give the network what is kept of a batch, as evaluation shows it, in place of computing it again."""
+        self._give(split, batch)
         with self._giving:
             yield
+
+    def at_hand(self, split: str, *, epoch: int) -> Cut:
+        """Have at hand what is kept of a split as an epoch shows it, where no trainer asks; return where that is.
+
+        Raises:
+            NotKept: It cannot be had.
+        """
+        self._enter(epoch)
+        view = self._view(epoch) if split == "train" else 0
+        self._have(split, view)
+        if self._cut is None or (split, view) not in self._kept:
+            raise NotKept(f"what the frozen stages give of {split} is not kept")
+        return self._cut
+
+    def taken(self, split: str, batch: Batch, *, epoch: int) -> list[Tensor]:
+        """Return what is kept of a batch's examples, as an epoch shows them, once that is at hand."""
+        rows = self._rows(split, batch, view=self._view(epoch) if split == "train" else 0)
+        assert rows is not None
+        return rows
 
     def _enter(self, epoch: int) -> None:
         """Take the cut of a phase that is new, and compute what it gives of the training examples of this epoch."""
@@ -265,7 +284,7 @@ class PrefixCache(Callback):
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
         """Compute what is kept of all examples of a split."""
         drawn = self._cuts.data.drawn(split)
-        with randomness_kept(), _evaluating(self._cuts.network):
+        with randomness_kept(), evaluating(self._cuts.network):
             for batch in self._cuts.data.in_order(drawn, view=view):
                 if any(getattr(other, "asked", False) for other in self._others):
                     raise _Hurried
@@ -293,7 +312,7 @@ class PrefixCache(Callback):
         drawn = self._cuts.data.drawn(split)
         first = view * len(drawn)
         batch = drawn.__getitems__(range(first, first + min(EXAMPLES, len(drawn))))
-        with randomness_kept(), _evaluating(self._cuts.network):
+        with randomness_kept(), evaluating(self._cuts.network):
             taken = self._taken(cut, batch)
         size = size_of(batch.inputs)
         rows = [_beginning(tensor[batch.places], leaf, size) for tensor, leaf in _leaves(cut, tensors)]
@@ -305,16 +324,21 @@ class PrefixCache(Callback):
         return all(nearly(*pair) for pair in both)
 
     def _give(self, split: str, batch: Batch, *, view: int = 0) -> None:
+        rows, cut = self._rows(split, batch, view=view), self._cut
+        if rows is not None and cut is not None:
+            self._giving.enter_context(cut.giving(self._cuts.network, rows, size_of(batch.inputs)))
+
+    def _rows(self, split: str, batch: Batch, *, view: int) -> list[Tensor] | None:
+        """Return what is kept of a batch's examples, and count them as given; None where nothing is kept."""
         kept, cut = self._kept.get((split, view)), self._cut
         if kept is None or cut is None:
-            return
+            return None
+        self.given += len(batch.places)
         size = size_of(batch.inputs)
-        rows = [
+        return [
             _beginning(tensor[batch.places.to(tensor.device)], leaf, size).to(self._device)
             for tensor, leaf in _leaves(cut, kept)
         ]
-        self._giving.enter_context(cut.giving(self._cuts.network, rows, size))
-        self.given += len(batch.places)
 
     def _held(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return what is kept on the GPU, where it is that of the network and has room."""
@@ -370,7 +394,7 @@ def _look_away(loader: Any, *, blind: bool) -> None:
 
 
 @contextmanager
-def _evaluating(network: torch.nn.Module) -> Iterator[None]:
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
     """Hold a network in evaluation mode, and put each module's mode back."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

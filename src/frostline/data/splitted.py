@@ -1,7 +1,7 @@
 """What every dataset shares, whatever its examples are: exact splits, exact order, exact resumption, a fingerprint."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar
@@ -135,6 +135,23 @@ class SplittedData(pl.LightningDataModule, ABC):
     def start(self, *, epoch: int, batch: int) -> None:
         """Let the next training loader begin at batch `batch` of `epoch`, where an interrupted run goes on."""
         self._begin = {"epoch": epoch, "batch": batch}
+
+    def batches(self, split: str, *, epoch: int, blind: bool) -> Iterator[Batch]:
+        """Yield the batches of `train` or `val` as a trainer takes them in an epoch; this process loads them.
+
+        Args:
+            split: Which of the two.
+            epoch: Which order.
+            blind: Whether their inputs are left out, since nobody looks at them.
+        """
+        loader = self.train_dataloader() if split == "train" else self.val_dataloader()
+        order: Any = loader.sampler
+        order.blind = blind
+        if split == "train":
+            order.start(epoch=epoch, batch=0)
+        assert loader.batch_sampler is not None
+        for keys in loader.batch_sampler:
+            yield self.drawn(split).__getitems__(keys)
 
     def reference_dataloader(self) -> DataLoader[Batch]:
         """Load all training examples in order, without augmentation, as evaluation shows them.

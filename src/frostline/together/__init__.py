@@ -1,0 +1,1 @@
+"""Heads of a study train together: one run takes the steps of others along, each on the batches that it would see."""
