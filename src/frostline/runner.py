@@ -78,6 +78,8 @@ class _StudyRun:
     progress: Progress
     beginnings: Beginnings
     to_come: ToCome
+    sharing: Collection[str] = ()
+    """The arms whose runs begin like those of other arms."""
     ready: dict[str, Prepared] = field(default_factory=dict)
     """The runs of this seed that were taken along by an earlier one and have still to finish, by arm."""
 
@@ -150,12 +152,16 @@ class _StudyRun:
     def taken_along(self, prepared: Prepared, arm: str) -> list[Prepared]:
         """Return the runs that one takes along: what is wrong with one of them is told when its turn comes.
 
-        Those of other seeds are prepared again then: until their turn they would each hold a network.
+        Those of other seeds are prepared again then: until their turn they would each hold a network. Those from which
+        other arms will begin train by themselves.
         """
         if not takes_others(prepared):
             return []
         own, found = int(prepared.cfg.seed), dict[tuple[str, int], Prepared]()
-        for (other, seed), cfg in list(self.to_come.kin(arm, own).items())[:MOST]:
+        kin = [
+            (run, cfg) for run, cfg in self.to_come.kin(arm, own).items() if run[1] == own or run[0] not in self.sharing
+        ]
+        for (other, seed), cfg in kin[:MOST]:
             with suppress(Exception):
                 here = self.ready.get(other) if seed == own else None
                 run = here or prepare(cfg, "finetune", self.store)
@@ -247,6 +253,7 @@ def _run_all(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) 
     """Run all arms of a seed before those of the next: a study that is cut short is still balanced."""
     first, *others = running.study.seeds
     courses = those_that_share(_refuse_wrong_arms(running.study, configs, running.store))
+    running.sharing = courses.keys()
     running.fill_all(_of(configs, first), first, courses)
     for seed in others:
         runs = _of(configs, seed)

@@ -363,3 +363,31 @@ def test_seeds_whose_frozen_part_was_drawn_train_with_their_own_alone(workplace:
         ("b_slow", "0"): runs["a_fast", "0"].info.run_id,
         ("b_slow", "1"): runs["a_fast", "1"].info.run_id,
     }
+
+
+def test_runs_from_which_others_begin_train_by_themselves(workplace: Workplace, start: str) -> None:
+    """The head at this rate is the probe of `lp_ft`, which so begins from it with every seed."""
+    arms = {
+        "a_fast": ["freeze=head"],
+        "b_slow": ["freeze=head", "optimizer.lr=0.0001"],
+        "c_probe": ["freeze=lp_ft", "freeze.probe=0.5"],
+    }
+    said = workplace.frostline("study", study(pretrain=None, reference="a_fast", base=[*BASE, start], arms=arms))
+    assert said.code == 0, said.err
+    runs = by_arm(workplace)
+    tags = {run: found.data.tags for run, found in runs.items()}
+    for seed in "01":
+        assert tags["c_probe", seed]["frostline.forked_from"] == runs["a_fast", seed].info.run_id
+        assert tags["b_slow", seed]["frostline.trained_with"] == runs["a_fast", "0"].info.run_id
+        assert "frostline.trained_with" not in tags["a_fast", seed]
+
+
+@pytest.mark.slow
+def test_dropout_in_the_head_keeps_runs_apart(workplace: Workplace) -> None:
+    arms = {arm: ["freeze=head", *overrides] for arm, overrides in RATES.items()}
+    base = [*BASE, "data.image_size=32", "model=torchvision", "model.name=mobilenet_v2", "model.weights=null"]
+    said = workplace.frostline("study", study(pretrain=None, reference="a_fast", base=base, arms=arms, seeds=[0]))
+    assert said.code == 0, said.err
+    (parent,) = workplace.runs(phase="study")
+    assert "randomness" in workplace.artifact(parent.info.run_id, "apart/a_fast-seed0.txt")
+    assert [run for run in by_arm(workplace).values() if "frostline.trained_with" in run.data.tags] == []
