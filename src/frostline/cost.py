@@ -46,6 +46,15 @@ class Meter(Callback):
         self._on_gpu = False
         self._processes = 1
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of what is made ready for validation before training."""
+        self._begun = perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add what was made ready before training: what the cache keeps of validation, for one."""
+        if trainer.sanity_checking:
+            self._wall += perf_counter() - self._begun
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock and forget the memory's earlier peak."""
         self._on_gpu = pl_module.device.type == "cuda"
@@ -84,10 +93,6 @@ class Meter(Callback):
     def leave_out(self, seconds: float) -> None:
         """Leave out what was just spent on other runs."""
         self._begun += seconds
-
-    def took(self, seconds: float) -> None:
-        """Add seconds that were spent on training before its start."""
-        self._wall += seconds
 
     def spend(self, flops: float) -> None:
         """Add FLOPs that were spent on training between its steps."""

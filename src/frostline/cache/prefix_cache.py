@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
-from time import perf_counter
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -43,9 +42,6 @@ class Bill(Protocol):
 
     def spend(self, flops: float) -> None:
         """Add FLOPs to the cost of training."""
-
-    def took(self, seconds: float) -> None:
-        """Add seconds of before the first step to the cost of training."""
 
 
 class PrefixCache(Callback):
@@ -123,18 +119,10 @@ class PrefixCache(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Have ready what is given in validation: as in this phase, or after training as at its end."""
         if trainer.sanity_checking:
-            self._check_sanity(trainer)
-            return
-        if self._engine.phase is None:
+            self._enter_the_beginning()
+        elif self._engine.phase is None:
             self._enter_the_end()
         self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
-
-    def _check_sanity(self, trainer: pl.Trainer) -> None:
-        """Compute before training what its first validation is given; these seconds are seconds of training, too."""
-        begun = perf_counter()
-        self._enter_the_beginning()
-        self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
-        self._bill.took(perf_counter() - begun)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try again what could not be had before: from now on, the reason is told."""
