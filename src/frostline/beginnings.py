@@ -112,7 +112,7 @@ class Beginning:
         step: The optimizer steps that it holds.
         logged: By metric, the steps and values that were written to its record until then.
         folder: Where its checkpoints are.
-        own: Whether it was trained for the one run that begins with it, along with the run that left it.
+        own: The signature of the one run that it was trained for, along with the run that left it; of none if empty.
     """
 
     run_id: str
@@ -120,11 +120,11 @@ class Beginning:
     step: int
     logged: Mapping[str, Sequence[tuple[int, float]]]
     folder: Path
-    own: bool = False
+    own: str = ""
 
     def for_run(self, run_id: str | None) -> Continued:
         """Return how a new run, or one that was cut before its own first checkpoint, goes on from here."""
-        return Continued(run_id=run_id, folder=self.folder, logged=self.logged, own=self.own)
+        return Continued(run_id=run_id, folder=self.folder, logged=self.logged, own=bool(self.own))
 
     @property
     def tags(self) -> dict[str, str]:
@@ -151,9 +151,8 @@ class Beginnings:
     def longest(self, course: Course) -> Beginning | None:
         """Return the longest beginning of a run that is here."""
         here = (self._folder / name for name in reversed(course.names) if (self._folder / name / _TOLD).exists())
-        if (found := next(here, None)) is None:
-            return None
-        return Beginning(**json.loads((found / _TOLD).read_text()), folder=found)
+        found = (Beginning(**json.loads((place / _TOLD).read_text()), folder=place) for place in here)
+        return next((each for each in found if each.own in ("", course.signature)), None)
 
     def leave(self, name: str, write: Callable[[Path], None], **told: Any) -> None:
         """Keep what has been trained, unless it is here; without room for it, others train it themselves.
@@ -225,6 +224,7 @@ class Leaving(Checkpoint):
         del pl_module
         if trainer.current_epoch in self._names and not trainer.should_stop:
             run_id = str(trainer.loggers[0].version)
+            trainer.loggers[0].finalize("running")  # what it has still to write is in the history then
             logged = in_training(self._store.history(run_id))
             told = {"run_id": run_id, "arm": self._arm, "step": trainer.global_step, "logged": logged}
             self._beginnings.leave(self._names[trainer.current_epoch], partial(_write, trainer), **told)

@@ -62,11 +62,17 @@ def _solve(
         train = list(probe.features("train"))
         features = np.concatenate([each.features for each in train])
         targets = np.concatenate([_wanted(each.batch.targets, head.out_features) for each in train])
+        if not np.isfinite(features).all():
+            raise FloatingPointError(
+                "freeze=ridge: what the head is given is not finite; look at the weights and the data"
+            )
         heads = list(solutions(features, targets, strengths, intercept=head.bias is not None))
     with meter.measuring(flops=False):
         val = list(probe.features("val"))
         scores = [probe.score(val, *solution) for solution in heads]
-    best = max(range(len(heads)), key=lambda place: (scores[place], strengths[place]))
+    if np.isnan(scores).all():
+        raise FloatingPointError(f"freeze=ridge: {probe.chosen_by} is nan on val, by which no strength can be chosen")
+    best = max(range(len(heads)), key=lambda place: (np.nan_to_num(scores[place], nan=-np.inf), strengths[place]))
     _fill(head, *heads[best])
     told = {f"ridge/{strength:g}": probe.sign * score for strength, score in zip(strengths, scores, strict=True)}
     return told | {"best/strength": float(strengths[best])}
@@ -81,7 +87,12 @@ class _Seen:
 
 
 class _Probe:
-    """Takes a head's inputs, and scores heads on them by the first metric of the objective, higher is better."""
+    """Takes a head's inputs, and scores heads on them by the first metric of the objective, higher is better.
+
+    Attributes:
+        chosen_by: That metric.
+        sign: -1 where less of it is better.
+    """
 
     def __init__(self, prepared: Prepared, head: nn.Linear, cache: PrefixCache | None, device: torch.device) -> None:
         self._prepared = prepared
@@ -89,8 +100,8 @@ class _Probe:
         self._cache = cache
         self._device = device
         metrics = prepared.module.objective.metrics(prepared.data.class_names)
-        self._metric = scalars(metrics)[0]
-        self.sign = 1.0 if metrics[self._metric].higher_is_better else -1.0
+        self.chosen_by = scalars(metrics)[0]
+        self.sign = 1.0 if metrics[self.chosen_by].higher_is_better else -1.0
 
     @torch.no_grad()
     def features(self, split: str) -> Iterator[_Seen]:
@@ -104,7 +115,8 @@ class _Probe:
                 placed = Batch(*(moved(part, self._device) for part in batch))
                 with giving(placed):
                     network(placed.inputs)
-                yield _Seen(batch=batch, features=taken.pop().double().cpu().numpy())
+                seen = batch._replace(inputs=None)  # many images would not fit into memory at once
+                yield _Seen(batch=seen, features=taken.pop().double().cpu().numpy())
         finally:
             hook.remove()
 
@@ -114,7 +126,7 @@ class _Probe:
         metrics = objective.metrics(data.class_names)
         for each in seen:
             objective.measure(metrics, torch.from_numpy(each.features @ weight.T + bias).float(), each.batch)
-        return self.sign * float(metrics[self._metric].compute())
+        return self.sign * float(metrics[self.chosen_by].compute())
 
 
 def _wanted(targets: Tensor, classes: int) -> Matrix:

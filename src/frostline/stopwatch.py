@@ -112,6 +112,7 @@ class Stopwatch(Callback):
 
     def leave_out(self, seconds: float) -> None:
         """Leave out what was just spent on other runs."""
+        self._start += seconds if not self._opening else 0.0
         self._batch += seconds if self._batch else 0.0
         self._end += seconds if self._end else 0.0
         self._validating += seconds

@@ -119,11 +119,22 @@ def test_other_weights_examples_or_views_are_not_taken_for_the_same(workplace: W
     assert cost(workplace, views, "prefix_computed") == everything + 30
 
 
-def test_nothing_that_is_kept_is_computed_again_not_even_before_training(workplace: Workplace) -> None:
+def test_nothing_that_is_kept_is_computed_again_not_even_before_training(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_before: list[int] = []
+    ending = PrefixCache.on_sanity_check_end
+
+    def ends(cache: PrefixCache, *asked: object) -> None:
+        given_before.append(cache.given)
+        ending(cache, *asked)
+
+    monkeypatch.setattr(PrefixCache, "on_sanity_check_end", ends)
     run_id = finished(workplace, *DIGITS, "freeze=head", "trainer.limit_test_batches=0")
-    before, train, val = 2 * 8, 30, 40
+    train, val = 30, 40
+    assert given_before == [2 * 8]
     assert cost(workplace, run_id, "prefix_computed") == train + val
-    assert cost(workplace, run_id, "prefix_given") == before + 4 * train + (4 + 1) * val
+    assert cost(workplace, run_id, "prefix_given") == 4 * train + (4 + 1) * val
 
 
 def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:

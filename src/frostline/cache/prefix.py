@@ -84,6 +84,16 @@ class _Enough(Exception):  # noqa: N818 (no error: the rest of the pass is not n
     """All that is kept has been noted."""
 
 
+def _taking_the_place(module: nn.Module, instead: Callable[..., Any]) -> Callable[[], None]:
+    """Let a module call something else, first with what it did until now; return what undoes that.
+
+    A module may have a forward of its own, that of no class, from whoever built the network.
+    """
+    own = vars(module).get("forward")
+    module.forward = partial(instead, module.forward)
+    return partial(delattr, module, "forward") if own is None else partial(setattr, module, "forward", own)
+
+
 class Prefix:
     """Takes the place of some modules of a network while a context below says so, and of none otherwise.
 
@@ -95,13 +105,12 @@ class Prefix:
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         self._modules = {name: network.get_submodule(name) for name in names}
         self._instead: Callable[[str, Forward], Any] | None = None
-        for name, module in self._modules.items():
-            module.forward = partial(self._called, name, module.forward)
+        self._put_back = [_taking_the_place(m, partial(self._called, name)) for name, m in self._modules.items()]
 
     def remove(self) -> None:
         """Leave the network as it was."""
-        for module in self._modules.values():
-            del module.forward
+        for put_back in self._put_back:
+            put_back()
 
     def _called(self, name: str, forward: Forward, *arguments: Any, **named: Any) -> Any:
         call = partial(forward, *arguments, **named)
@@ -149,13 +158,12 @@ class Tail:
         self._noted: list[Noted] | None = None
         self._given: tuple[Any, ...] | None = None
         self._enough = False
-        network.forward = partial(self._run, network.forward)
-        self._last.forward = partial(self._called, self._last.forward)
+        self._put_back = [_taking_the_place(network, self._run), _taking_the_place(self._last, self._called)]
 
     def remove(self) -> None:
         """Leave the network as it was."""
-        del self._network.forward
-        del self._last.forward
+        for put_back in self._put_back:
+            put_back()
 
     def _run(self, forward: Forward, *arguments: Any, **named: Any) -> Any:
         return forward(*arguments, **named) if self._given is None else self._last(*self._given)

@@ -124,6 +124,10 @@ class PrefixCache(Callback):
             self._enter_the_end()
         self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
 
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from the first epoch on: runs that train along with others have no look before it."""
+        self.given = 0
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try again what could not be had before: from now on, the reason is told."""
         self._never.clear()

@@ -63,10 +63,13 @@ def takes_others(prepared: Prepared) -> bool:
     if prepared.verb == "pretrain":
         return False
     cfg, plan = prepared.cfg, prepared.plan
-    usual = {"accumulate_grad_batches": 1, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
-    unusual = [cfg.trainer.get(key) for key, value in usual.items() if cfg.trainer.get(key) not in (None, value)]
-    own_ways = [cfg.stopping, cfg.regularizer, cfg.trainer.get("gradient_clip_val"), *unusual]
-    if any(own_ways) or plan.epochs < FEWEST_EPOCHS or not is_known_beforehand(prepared):
+    own_ways = [cfg.stopping, cfg.regularizer, cfg.trainer.get("gradient_clip_val")]
+    if (
+        any(own_ways)
+        or not _validates_by_the_epoch(cfg.trainer)
+        or plan.epochs < FEWEST_EPOCHS
+        or not is_known_beforehand(prepared)
+    ):
         return False
     (phase, *others) = plan.phases
     if others or prepared.cuts is None or plan.frozen_prefix(phase) != len(plan.stages) - 1:
@@ -76,6 +79,13 @@ def takes_others(prepared: Prepared) -> bool:
     with suppress(NotKept):
         return bool(prepared.cuts.of(plan, phase))
     return False
+
+
+def _validates_by_the_epoch(trainer: DictConfig) -> bool:
+    """Tell whether a batch is a step and an epoch ends in a validation; to Lightning 1.0 is an epoch, and 1 a batch."""
+    every = trainer.get("val_check_interval")
+    usual = all(trainer.get(key) in (None, 1) for key in ("accumulate_grad_batches", "check_val_every_n_epoch"))
+    return usual and (every is None or (isinstance(every, float) and every == 1.0))
 
 
 def goes_with(prepared: Prepared, other: Prepared) -> bool:

@@ -100,7 +100,8 @@ def parameters_of(prepared: Prepared) -> dict[str, nn.Parameter]:
 def _other(company: Company, prepared: Prepared, *, pays: bool) -> Other:
     plan = prepared.plan
     optimizer, schedule = prepared.module.optimizer_and_schedule(plan.epochs * plan.per_epoch)
-    assert not isinstance(schedule, ReduceLROnPlateau)
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise TypeError("the learning rate waits on a metric")
     return Other(
         prepared=prepared,
         company=company,

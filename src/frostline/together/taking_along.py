@@ -158,7 +158,7 @@ class TakingAlong(Checkpoint):
                 run_id=str(trainer.loggers[0].version),
                 arm=self._arm if other.seed == own else f"{self._arm} seed {own}",
                 step=(self._prepared.plan.epochs - 1) * other.per_epoch,
-                own=True,
+                own=other.course.signature,
                 logged=other.points,
             )
 
