@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 from workplace import FOREIGN, TINY, Workplace
 
 from frostline.config.compose import compose
+from frostline.instead import _Probe
 from frostline.nn.weights import read_weights
 from frostline.prepare import prepare
 
@@ -114,3 +115,15 @@ def validated(workplace: Workplace, run_id: str) -> range:
 def test_what_cannot_be_solved_is_refused(workplace: Workplace, asked: tuple[str, ...], sentence: str) -> None:
     said = workplace.frostline("plan", *asked, "freeze=ridge")
     assert (said.code, said.err.strip()) == (2, sentence)
+
+
+def test_a_strength_is_not_chosen_by_what_is_no_number(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = workplace.train("pretrain", "data.digits=[0,1,5]")
+    asked = ("finetune", *TINY, *SMALL, f"init_from={source}", "freeze=ridge", "freeze.strengths=[1,10]")
+    scores = iter([float("nan"), 0.5, float("nan"), float("nan")])
+    monkeypatch.setattr(_Probe, "score", lambda *_: next(scores))
+    said = workplace.frostline(*asked)
+    assert workplace.store.run(said.run_id).data.metrics["best/strength"] == 10
+    said = workplace.frostline(*asked)
+    assert said.code == 1
+    assert "freeze=ridge: accuracy is nan on val, by which no strength can be chosen" in said.err

@@ -40,6 +40,7 @@ SELDOM = (
     ["stopping=early"],
     ["regularizer=l2_sp"],
     ["trainer.accumulate_grad_batches=2"],
+    ["trainer.val_check_interval=1"],
     ["trainer.max_epochs=2"],
 )
 

@@ -1,9 +1,11 @@
 """Which runs begin alike, and how far."""
 
+from pathlib import Path
+
 import pytest
 from workplace import TINY
 
-from frostline.beginnings import Course, course_of, names_for, those_that_share
+from frostline.beginnings import Beginnings, Course, course_of, names_for, those_that_share
 from frostline.config.compose import compose
 from frostline.prepare import prepare
 
@@ -66,6 +68,18 @@ def test_runs_share_only_what_both_compute_or_are_both_given(cache: str, epochs:
 )
 def test_what_is_not_known_beforehand_epoch_by_epoch_is_not_shared(overrides: tuple[str, ...]) -> None:
     assert not course(*overrides).names
+
+
+def test_what_was_trained_for_one_run_is_the_beginning_of_no_other(tmp_path: Path) -> None:
+    here = Beginnings(tmp_path / "beginnings")
+    told = {"run_id": "r", "arm": "a", "step": 1, "logged": {}}
+    here.leave("short", lambda folder: None, **told)
+    here.leave("long", lambda folder: None, **told, own="mine")
+    mine, another = (here.longest(Course(signature=each, names=["short", "long"])) for each in ("mine", "another"))
+    assert (mine and mine.folder.name, another and another.folder.name) == ("long", "short")
+    here.clear()
+    assert (tmp_path / "beginnings" / "long").exists()
+    assert not (tmp_path / "beginnings" / "short").exists()
 
 
 def test_what_is_left_is_what_others_will_begin_with() -> None:
