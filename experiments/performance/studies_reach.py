@@ -49,15 +49,18 @@ def rates_and_decays(*, first: float, rates: int, decays: int) -> dict[str, list
 
 
 def heads(*, examples: int = 2048, rates: int = 8, decays: int = 4, epochs: int = 10) -> Row:
-    """Train 32 heads on one backbone as a study, against one of them run alone."""
+    """Train 32 heads on one backbone as a study, against one of them run alone.
+
+    Images are of the size that the backbone is made for: of smaller ones, starting and recording would be most of both.
+    """
     base = ["model=torchvision", "model.name=resnet18", "model.weights=null", "freeze=head"]
-    base += [*image_folder(side=64, train=examples, others=examples // 8), f"trainer.max_epochs={epochs}"]
+    base += [*image_folder(side=224, train=examples, others=examples // 8), f"trainer.max_epochs={epochs}"]
     arms = rates_and_decays(first=0.003, rates=rates, decays=decays)
     alone = run_study("alone", base=base, arms=dict(list(arms.items())[:1]))
     together = run_study("together", base=base, arms=arms)
     return Row(
-        work=f"{len(arms)} head configurations on one ResNet-18, {examples:,} images of 64x64, {epochs} epochs, "
-        "as a study",
+        work=f"{len(arms)} head configurations on one ResNet-18, {examples:,} images of 224x224, {epochs} "
+        "epochs, as a study",
         ours=f"{together:.1f} s, all commands and records included",
         floor=f"{alone:.1f} s, one of them alone",
         ratio=f"{together / alone:.2f}",

@@ -27,7 +27,7 @@ from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import Run, RunRecord, Store
 from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.study import PRETRAINED, STUDY, Study
-from frostline.together.kin import ToCome, goes_with, takes_others
+from frostline.together.kin import ToCome, goes_with, share_what_is_frozen, takes_others
 from frostline.together.taking_along import MOST, TakingAlong
 
 QUIET = ("trainer.enable_progress_bar=false",)
@@ -149,6 +149,13 @@ class _StudyRun:
         self.display.end(label, _result(outcome, beginning))
         return outcome.run_id, False
 
+    def hold(self, arm: str, prepared: Prepared) -> None:
+        """Keep a run of the first seed for its turn, if others may take it along; what is frozen is held once."""
+        if takes_others(prepared):
+            if like := next((each for each in self.ready.values() if goes_with(each, prepared)), None):
+                share_what_is_frozen(like, prepared)
+            self.ready[arm] = prepared
+
     def taken_along(self, prepared: Prepared, arm: str) -> list[Prepared]:
         """Return the runs that one takes along: what is wrong with one of them is told when its turn comes.
 
@@ -166,6 +173,7 @@ class _StudyRun:
                 here = self.ready.get(other) if seed == own else None
                 run = here or prepare(cfg, "finetune", self.store)
                 if goes_with(prepared, run) and self.is_untrained(run):
+                    share_what_is_frozen(prepared, run)
                     found[other, seed] = run
         self.ready |= {other: run for (other, seed), run in found.items() if seed == own}
         return list(found.values())
@@ -252,7 +260,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
 def _run_all(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> None:
     """Run all arms of a seed before those of the next: a study that is cut short is still balanced."""
     first, *others = running.study.seeds
-    courses = those_that_share(_refuse_wrong_arms(running.study, configs, running.store))
+    courses = those_that_share(_refuse_wrong_arms(running, configs))
     running.sharing = courses.keys()
     running.fill_all(_of(configs, first), first, courses)
     for seed in others:
@@ -315,14 +323,15 @@ def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | Non
         cfg.init_from = pretrained.get(cfg.init_from, cfg.init_from)
 
 
-def _refuse_wrong_arms(study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store) -> dict[str, Course]:
+def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> dict[str, Course]:
     """Find what is wrong with any arm before the first run; return how each begins with the first seed."""
-    mistakes, courses, metrics = Mistakes(), {}, []
+    study, mistakes, courses, metrics = running.study, Mistakes(), {}, []
     for arm in study.arms:
         with mistakes.gathered(), named(arm):
-            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store)
+            prepared = prepare(configs[arm, study.seeds[0]], "finetune", running.store)
             courses[arm] = course_of(prepared)
             metrics.append(scalars(prepared.module.test_metrics))
+            running.hold(arm, prepared)
     mistakes.refuse()
     _refuse_unknown_metric(study, metrics[0])
     return courses
