@@ -21,7 +21,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"instruments"},
     {"prepare", "run_logger", "interrupted"},
     {"refusals", "init_from", "reuse"},
-    {"stopwatch"},
+    {"stopwatch", "checkpoint_io"},
     {"cost", "forecast"},
     {"engine", "plan_figure", "interruption", "flops"},
     {"signals", "audit"},
@@ -31,7 +31,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"delta", "provenance"},
     {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "processes", "moving_average"},
     {"nn", "config", "seeds"},
-    {"errors", "adapter", "depth", "batch", "nearest"},
+    {"errors", "adapter", "depth", "batch", "nearest", "digest"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -2,14 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from frostline.checkpoint import weights_hash
+from frostline.digest import digest_of_all, digests
 from frostline.errors import IntegrityError
 from frostline.optim.partition import Group
 from frostline.plan import Phase, Plan
@@ -67,7 +65,7 @@ class Audit:
         Raises:
             IntegrityError: One has come to others than the first.
         """
-        hashes = everyones(weights_hash(dict(self._network.named_parameters()))) if world() > 1 else []
+        hashes = everyones(digest_of_all(dict(self._network.named_parameters()))) if world() > 1 else []
         apart = [rank for rank, value in enumerate(hashes) if value != hashes[0]]
         if apart:
             raise IntegrityError(
@@ -102,26 +100,11 @@ class Audit:
                     yield name, buffer
 
 
-def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the digest of each tensor; several are hashed at once, for which Python lets its threads run."""
-    with ThreadPoolExecutor() as threads:
-        return dict(zip(tensors, threads.map(digest, tensors.values()), strict=True))
-
-
-def digest(tensor: Tensor) -> str:
-    """Return a hash of a tensor's bytes, shape and type."""
-    data = tensor.detach().cpu().contiguous()
-    hashed = hashlib.blake2b(f"{data.dtype}{tuple(data.shape)}".encode(), digest_size=16)
-    if data.numel():  # what is empty may have strides that no other type can be seen through
-        hashed.update(data.flatten().view(torch.uint8).numpy().data)
-    return hashed.hexdigest()
-
-
-def _finding(span: str, digests: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
-    whole = hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(digests.items())).encode(), digest_size=16)
+def _finding(span: str, found: Mapping[str, str], changed: list[str]) -> dict[str, Any]:
+    whole = hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(found.items())).encode(), digest_size=16)
     return {
         "span": span,
-        "frozen_tensors": len(digests),
+        "frozen_tensors": len(found),
         "digest": whole.hexdigest(),
         "changed": changed,
         "intact": not changed,

@@ -14,6 +14,7 @@ from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
+from zipfile import is_zipfile
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
@@ -150,7 +151,7 @@ class Beginnings:
 
     def longest(self, course: Course) -> Beginning | None:
         """Return the longest beginning of a run that is here."""
-        here = (self._folder / name for name in reversed(course.names) if (self._folder / name / _TOLD).exists())
+        here = (self._folder / name for name in reversed(course.names) if _is_whole(self._folder / name))
         found = (Beginning(**json.loads((place / _TOLD).read_text()), folder=place) for place in here)
         return next((each for each in found if each.own in ("", course.signature)), None)
 
@@ -185,6 +186,12 @@ class Beginnings:
         with suppress(OSError):
             self._folder.parent.rmdir()
             self._folder.parent.parent.rmdir()
+
+
+def _is_whole(place: Path) -> bool:
+    """Tell whether a beginning is there, and no crash of the machine has cut its files short."""
+    files = [file for file in (place / LAST, place / BEST) if file.exists()]
+    return (place / _TOLD).exists() and all(map(is_zipfile, files))
 
 
 def _is_for_one(place: Path) -> bool:

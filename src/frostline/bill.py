@@ -121,13 +121,17 @@ def _row(arm: str, items: Sequence[Item], *, whole: bool = False) -> tuple[str, 
 
 
 def _seconds(forecasts: Sequence[Forecast]) -> str:
-    """Return how long runs take, from the first step to the end of the test; `?` where one was not timed."""
-    if any(forecast.pace is None for forecast in forecasts):
+    """Return how long runs take, from the first step to the end of the test, those that were not timed left out."""
+    timed = [forecast for forecast in forecasts if forecast.pace is not None]
+    if not timed:
         return "?"
-    return duration(sum(forecast.wall + forecast.testing for forecast in forecasts))
+    sign = ">= " if len(timed) < len(forecasts) else ""
+    return sign + duration(sum(forecast.wall + forecast.testing for forecast in timed))
 
 
 def _notes(items: Sequence[Item]) -> Iterator[str]:
+    if sum(item.forecast is not None for item in items) > 1:
+        yield "each run is billed as if it were alone: what runs share of this is spent once"
     waiting = [item.arm for item in items if item.seed is None and not item.recorded]
     if waiting:
         yield f"{', '.join(waiting)} has not run: it is part of the bill, and what starts from it is counted without"

@@ -128,8 +128,8 @@ def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, new: bool) -> Reuse:
         stages={stage.depth.name: "once" if stage.depth.index < cut.depth else "in part once" for stage in stages},
         flops=cut.flops,
         spared=cut.spared,
-        training=prepared.cuts.left(names, "train", views=views) if names else 0,
-        others=prepared.cuts.left(names, "val") if names else 0,
+        training=len(train) * views if names else 0,
+        left=prepared.cuts.left(names, "train", views=views) + prepared.cuts.left(names, "val") if names else 0,
     )
 
 
@@ -220,9 +220,17 @@ def _weights(module: Training, plan: Plan) -> _Weights:
 
 
 def _state(module: Training, plan: Plan) -> dict[str, int]:
-    """Ask the optimizer what it remembers of each parameter, by a step without values."""
+    """Ask the optimizer what it remembers of each parameter, by a step without values where it takes such."""
+    try:
+        return _state_on(torch.device("meta"), module, plan)
+    except RuntimeError:  # a fused one takes only what a processor holds
+        return _state_on(None, module, plan)
+
+
+def _state_on(device: torch.device | None, module: Training, plan: Plan) -> dict[str, int]:
+    """Do so on a device; None is that of each parameter."""
     twins = {
-        name: nn.Parameter(torch.empty_like(p, device="meta"))
+        name: nn.Parameter(torch.empty_like(p, device=device))
         for group in plan.groups
         for name, p in group.parameters.items()
     }

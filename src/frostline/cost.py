@@ -94,19 +94,21 @@ class Meter(Callback):
         """Leave out what was just spent on other runs."""
         self._begun += seconds
 
-    def spend(self, flops: float) -> None:
-        """Add FLOPs that were spent on training between its steps."""
+    def spend(self, flops: float, *, shared: bool) -> None:
+        """Add FLOPs of training besides its steps, which another run has spent where they are shared."""
         self._flops += flops
         self._spent += flops
+        self._shared["flops"] += flops if shared else 0.0
 
     @contextmanager
     def measuring(self, *, flops: bool = True) -> Iterator[None]:
-        """Count what happens in this context in place of training; the seconds alone of validation."""
-        _reset_peak_memory()
-        begun, before, counter = perf_counter(), self._flops, FlopCounterMode(display=False)
+        """Count what happens in this context in place of training; the seconds alone of what is spent otherwise."""
+        if not self._wall:
+            _reset_peak_memory()
+        begun, counter = perf_counter(), FlopCounterMode(display=False)
         with counter:
             yield
-        self._flops = before + (counter.get_total_flops() if flops else 0)  # what was spent meanwhile is among it
+        self._flops += counter.get_total_flops() if flops else 0
         self._wall += perf_counter() - begun
         self._trainable = self._freezing.plan.trainable(self._freezing.plan.phases[0])
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from frostline.adapter import Adapter
 from frostline.checkpoint import read_weights, save_tensors, weights_hash
+from frostline.digest import digests
 from frostline.errors import WeightsError
 from frostline.nn.adapters import Attached, inject, plain_name
 from frostline.nn.weights import header_of
@@ -18,10 +18,7 @@ from frostline.nn.weights import header_of
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
     """Return a hash of each tensor of a network's state, by name, to tell later which have changed."""
-    tensors = network.state_dict()
-    with ThreadPoolExecutor() as threads:  # Python lets other threads run while it hashes
-        hashes = threads.map(lambda tensor: weights_hash({"": tensor}), tensors.values())
-        return dict(zip(tensors, hashes, strict=True))
+    return digests(network.state_dict())
 
 
 def changed(network: nn.Module, start: Mapping[str, str]) -> dict[str, Tensor]:

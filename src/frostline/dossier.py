@@ -22,6 +22,9 @@ from frostline.plan_figure import save_figure
 from frostline.prepare import DELTA, Prepared, plan_with_cuts
 from frostline.record import RunRecord, masked
 
+REQUESTED = "data.json"
+"""The artifact that is written behind all others that are known before training."""
+
 
 def name_of(tags: Mapping[str, str]) -> str:
     """Return what MLflow lists a run of these tags as: its arm in a study, else its strategy, and its seed."""
@@ -51,17 +54,17 @@ def tags_of(prepared: Prepared) -> dict[str, str]:
 
 
 def record_request(prepared: Prepared, record: RunRecord) -> None:
-    """Keep all that is known before training."""
+    """Keep all that is known before training; what describes the data comes last, and says that the rest is there."""
     tree, data = effective(plain(prepared.cfg)), prepared.data
     record.params(flatten(tree))
     record.text("config.yaml", masked(OmegaConf.to_yaml(OmegaConf.create(tree))))
     record.text("environment.txt", provenance.environment())
     record.text("command.txt", masked(provenance.command()) + "\n")
     record.text("git.diff", provenance.diff())
-    record.json("data.json", description := data.describe())
     _record_plan(prepared, prepared.plan, record)
     if prepared.carried is not None:
         record.text("carried.txt", f"{prepared.carried}\n")
+    description = data.describe()
     for split, profile in description["splits"].items():
         record.dataset(
             name=description["source"],
@@ -70,6 +73,7 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
             context=split,
             profile={"examples": profile["examples"]},
         )
+    record.json(REQUESTED, description)
 
 
 def record_course(prepared: Prepared, instruments: Instruments, record: RunRecord) -> None:

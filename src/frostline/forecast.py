@@ -71,15 +71,15 @@ class Reuse:
         stages: What is said of them, by their names: that they run once, or that a part of them does.
         flops: What computing it takes for an example.
         spared: What a step is spared for an example.
-        training: How many training examples are still to be computed; each view of one counts.
-        others: How many examples of val are still to be computed.
+        training: How many training examples there are; each view of one counts.
+        left: Of how many of these, and of val's, it is still to be computed: others are kept of an earlier run.
     """
 
     stages: Mapping[str, str]
     flops: float
     spared: float
     training: int
-    others: int
+    left: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ class Forecast:
         """Seconds of computing what is kept."""
         assert self.pace is not None
         kept = [spell.reuse for spell in self.spells if spell.reuse]
-        return self.pace.computing * sum(reuse.flops * (reuse.training + reuse.others) for reuse in kept)
+        return self.pace.computing * sum(reuse.flops * reuse.left for reuse in kept)
 
     @property
     def testing(self) -> float:
@@ -245,13 +245,13 @@ def _block(forecast: Forecast, same: Sequence[Spell], *, whole: bool) -> str:
 def _once(forecast: Forecast, same: Sequence[Spell]) -> str:
     """Say what is computed once for each example, in phases of one kind."""
     kept = [spell.reuse for spell in same if spell.reuse]
-    examples = sum(reuse.training + reuse.others for reuse in kept)
+    examples = sum(reuse.left for reuse in kept)
     told = f"{amount(kept[0].flops)} for each of {counted(examples, 'example')}"
     if not examples:
         return f"{amount(kept[0].flops)} per example: all of it was kept by an earlier run"
     if forecast.pace is None:
         return told
-    return f"{told}: {duration(forecast.pace.computing * sum(r.flops * (r.training + r.others) for r in kept))}"
+    return f"{told}: {duration(forecast.pace.computing * sum(reuse.flops * reuse.left for reuse in kept))}"
 
 
 def _stages(spell: Spell, examples: int) -> Iterator[str]:

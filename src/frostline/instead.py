@@ -1,7 +1,7 @@
 """What strategies do in place of training by steps: statistics taken anew, a head solved in closed form."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,9 @@ def _solve(
 ) -> dict[str, float]:
     """Give the network the head that val chooses among those of all strengths."""
     head, meter = linear_head(prepared.plan.stages), instruments.meter
-    probe = _Probe(prepared, head, instruments.cache, device)
+    probe = _Probe(prepared, head, device)
+    with meter.measuring(flops=False):  # what is kept goes on the bill by itself
+        probe.is_given_what_is_kept(instruments.cache)
     with meter.measuring():
         train = list(probe.features("train"))
         features = np.concatenate([each.features for each in train])
@@ -94,20 +96,25 @@ class _Probe:
         sign: -1 where less of it is better.
     """
 
-    def __init__(self, prepared: Prepared, head: nn.Linear, cache: PrefixCache | None, device: torch.device) -> None:
+    def __init__(self, prepared: Prepared, head: nn.Linear, device: torch.device) -> None:
         self._prepared = prepared
         self._head = head
-        self._cache = cache
         self._device = device
+        self._giving: dict[str, Callable[[Batch], AbstractContextManager[None]]] = {}
         metrics = prepared.module.objective.metrics(prepared.data.class_names)
         self.chosen_by = scalars(metrics)[0]
         self.sign = 1.0 if metrics[self.chosen_by].higher_is_better else -1.0
+
+    def is_given_what_is_kept(self, cache: PrefixCache | None) -> None:
+        """Let the network be given what its frozen stages gave before, computed now where that is still to be done."""
+        if cache is not None:
+            self._giving = {split: cache.outside_training(split) for split in ("train", "val")}
 
     @torch.no_grad()
     def features(self, split: str) -> Iterator[_Seen]:
         """Yield what the head is given of each batch of a split, as evaluation shows it."""
         data, taken = self._prepared.data, list[Tensor]()
-        giving = self._cache.outside_training(split) if self._cache else lambda _: nullcontext()
+        giving = self._giving.get(split, _computing)
         network = self._prepared.network.eval()
         hook = self._head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
         try:
@@ -127,6 +134,12 @@ class _Probe:
         for each in seen:
             objective.measure(metrics, torch.from_numpy(each.features @ weight.T + bias).float(), each.batch)
         return self.sign * float(metrics[self.chosen_by].compute())
+
+
+def _computing(batch: Batch) -> AbstractContextManager[None]:
+    """Let the network compute all of itself."""
+    del batch
+    return nullcontext()
 
 
 def _wanted(targets: Tensor, classes: int) -> Matrix:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
 from frostline.batch import Batch
-from frostline.checkpoint import weights_hash
+from frostline.digest import digest_of_all
 from frostline.errors import RequestError
 from frostline.objectives.objective import Objective
 from frostline.optim.partition import Group, optimizer_over
@@ -176,10 +176,10 @@ class Training(pl.LightningModule):
         Raises:
             RequestError: The network now holds something else in its place.
         """
-        left_out = checkpoint.pop(LEFT_OUT, {"names": [], "hash": weights_hash({})})
+        left_out = checkpoint.pop(LEFT_OUT, {"names": [], "hash": digest_of_all({})})
         own = self.network.state_dict()
         held = {name: own[name] for name in left_out["names"]}
-        if left_out != self._unmoved and weights_hash(held) != left_out["hash"]:
+        if left_out != self._unmoved and digest_of_all(held) != left_out["hash"]:
             raise RequestError(
                 "init_from: gives frozen tensors other values than when the run began; restore what it names, or begin "
                 "a new run"
@@ -190,7 +190,7 @@ class Training(pl.LightningModule):
     def _unmoved(self) -> dict[str, Any]:
         """What checkpoints leave out: names, and a hash, taken once since the audit sees that these tensors stay."""
         tensors = {name: tensor for name, tensor in self.network.state_dict().items() if name in self.unmoving}
-        return {"names": sorted(tensors), "hash": weights_hash(tensors)}
+        return {"names": sorted(tensors), "hash": digest_of_all(tensors)}
 
     def optimizer_of(self, groups: Sequence[Group]) -> Optimizer:
         """Return the optimizer that was asked for over these groups."""

@@ -10,7 +10,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from frostline.audit import digest
 from frostline.batch import Batch, tensors_in
 from frostline.cache.cuts import Cuts
 from frostline.checkpoint import Carried, weights_hash
@@ -18,6 +17,7 @@ from frostline.config.build import build
 from frostline.config.effective import WITHOUT_EFFECT, effective, plain, signature
 from frostline.data.splitted import SplittedData
 from frostline.delta import fingerprints
+from frostline.digest import digest
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
@@ -124,7 +124,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     attached, parts = _attach(network, parts, strategy, data, seed=cfg.seed)
     plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
     unfilled = _unfilled(carried, parts[-1], model, objective, data)
-    refuse_instead(plan, network, first)
+    refuse_instead(plan, network, objective, first)
     refuse_random_parts(plan, unfilled)
     refuse_batches_of_one(verb, plan, network, data)
     module = _module(cfg, verb, network, objective, plan, data)

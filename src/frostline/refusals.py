@@ -18,7 +18,7 @@ from frostline.nearest import did_you_mean
 from frostline.nn.adapters import plain_name
 from frostline.nn.batch_statistics import of_one_value, storing
 from frostline.nn.ridge import linear_head
-from frostline.objectives.objective import scalars
+from frostline.objectives.objective import Objective, scalars
 from frostline.plan import Plan
 from frostline.processes import DATA_PARALLEL, processes_of, world
 
@@ -114,14 +114,14 @@ def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
         )
 
 
-def refuse_instead(plan: Plan, network: nn.Module, first: Batch) -> None:
+def refuse_instead(plan: Plan, network: nn.Module, objective: Objective, first: Batch) -> None:
     """Refuse what cannot be done in place of training: the network or the data is not made for it."""
     instead = plan.strategy.instead
     if isinstance(instead, Reestimation) and not storing(network):
         raise RequestError("freeze: bn_stats needs layers that store statistics, and this network has none")
     if isinstance(instead, Solution):
         linear_head(plan.stages)
-        if not _are_labels(first.targets):
+        if not objective.tells_classes_apart or not _are_labels(first.targets):
             raise RequestError("freeze: ridge is for labels of whole examples; choose freeze=head, which trains on any")
 
 

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 
 from frostline.calibration import counted
 from frostline.config.effective import plain
-from frostline.dossier import name_of, record_course, record_request, record_results, tags_of
+from frostline.dossier import REQUESTED, name_of, record_course, record_request, record_results, tags_of
 from frostline.errors import RequestError
 from frostline.instruments import Instruments
 from frostline.interruption import BEST, LAST, Continued
@@ -133,7 +133,7 @@ def _begin(prepared: Prepared, record: RunRecord, *, tags: Mapping[str, str], co
     """Keep what is known before training, and what another run had logged where this one goes on from it."""
     if continued and continued.run_id:
         record.tags(tags)
-    else:
+    if not record.store.has(record.run_id, REQUESTED):  # a run may have been interrupted before it was
         record_request(prepared, record)
     if continued and continued.logged:
         record.take_over(continued.logged)

@@ -26,7 +26,7 @@ class RunLogger(Logger):
         super().__init__()
         self.waiting: list[tuple[dict[str, float], int]] = []
         self._record = record
-        self._last_step = record.taken_over
+        self._last_epoch = record.taken_over
         self._written = monotonic()
 
     @property
@@ -42,9 +42,9 @@ class RunLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep metrics for the next write; the epoch, which Lightning adds each time, once a step."""
         now = step or 0
-        known = {"epoch"} if now == self._last_step else set()
-        self._last_step = now
+        known = {"epoch"} if now == self._last_epoch else set()
         kept = {name: float(value) for name, value in metrics.items() if name not in known}
+        self._last_epoch = now if "epoch" in kept else self._last_epoch
         self.waiting.append((kept, now))
         self._record.metrics(kept, step=now)
 

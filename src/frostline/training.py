@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from frostline.checkpoint_io import OnceAMoment
 from frostline.config.build import build
 from frostline.instead import done_instead
 from frostline.instruments import Instruments
@@ -67,9 +68,8 @@ def train_and_test(
     # The interruption comes last: a checkpoint of it holds what the others did in the same step. Lightning moves what
     # writes checkpoints behind all others, in this order: what copies one holds what was chosen in the same epoch.
     everyone = [*instruments.callbacks, best, last_of(folder), *callbacks, *_asked_for(cfg), interruption]
-    trainer = build(
-        cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **_display(cfg), **_parallel(cfg)
-    )
+    ways = {**_display(cfg), **_parallel(cfg), **_writing(cfg)}
+    trainer = build(cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **ways)
     # Each process drops out and masks by itself; the first one as a process alone would.
     own_chance = f"train/{rank()}" if rank() else "train"
     pl.seed_everything(stream(cfg.seed, own_chance), workers=True, verbose=False)
@@ -137,6 +137,12 @@ def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:
 def _parallel(cfg: DictConfig) -> dict[str, Any]:
     """Return the strategy of a trainer of several processes."""
     return {"strategy": data_parallel(str(cfg.trainer.get("strategy")))} if processes_of(cfg.trainer) > 1 else {}
+
+
+def _writing(cfg: DictConfig) -> dict[str, Any]:
+    """Return how one process writes checkpoints, unless the config says how."""
+    alone = processes_of(cfg.trainer) == 1 and not cfg.trainer.get("plugins")
+    return {"plugins": [OnceAMoment()]} if alone else {}
 
 
 def _display(cfg: DictConfig) -> dict[str, bool]:

@@ -12,6 +12,7 @@ from test_cli import LAST_LINE, environment, start, wait_for
 from workplace import FOREIGN, TINY, Workplace
 
 from frostline.interruption import position
+from frostline.record import RunRecord
 
 pytestmark = FOREIGN
 RUN = (*TINY, "data.digits=[3,4]", "freeze=gradual", "freeze.every=40", "trainer.max_epochs=120", "data.shots=8")
@@ -61,6 +62,28 @@ def test_a_resumed_run_is_the_uninterrupted_one_under_its_own_id_t37_t55(number:
         assert steps == sorted(steps)
     assert len(workplace.runs()) == 2
     assert not (workplace.folder / "outputs").exists()
+
+
+def test_a_run_interrupted_while_its_record_was_opened_has_a_whole_one_in_the_end(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("finetune", *TINY, "data.digits=[3,4]", "trainer.max_epochs=1", "data.shots=2")
+    text = RunRecord.text
+
+    def interrupted(record: RunRecord, name: str, content: str) -> None:
+        if name == "environment.txt":
+            raise KeyboardInterrupt
+        text(record, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "text", interrupted)
+        assert workplace.frostline(*asked).code == 130
+    (run,) = workplace.runs()
+    assert workplace.frostline("resume", run.info.run_id).code == 0
+    whole = workplace.frostline(*asked, "seed=1").run_id
+    kept = [{each.path for each in workplace.store.client.list_artifacts(i)} for i in (run.info.run_id, whole)]
+    assert kept[0] == kept[1]
+    assert len(workplace.store.run(run.info.run_id).inputs.dataset_inputs) == 3
 
 
 def test_what_may_not_be_resumed_is_told_and_can_be_forked_t39(workplace: Workplace) -> None:

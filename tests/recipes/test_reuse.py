@@ -142,22 +142,22 @@ def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:
         3 * 16 * 9 * 64 + 6 * 16 * 16 * 9 * 64 + (16 * 32 + 5 * 32 * 32) * 9 * 16 + (32 * 64 + 5 * 64 * 64) * 9 * 4
     )
     head = 2 * 2 * 64 * 10
-    bills = [
-        cost(workplace, finished(workplace, *DIGITS, "freeze=head", f"cache={how}"), "train_flops")
-        for how in ("off", "auto", "auto")
-    ]
-    assert bills == [30 * 4 * (forward + head), 30 * (forward + 4 * head), 30 * 4 * head]
+    runs = [finished(workplace, *DIGITS, "freeze=head", f"cache={how}") for how in ("off", "auto", "auto")]
+    once = 30 * (forward + 4 * head)
+    assert [cost(workplace, run, "train_flops") for run in runs] == [30 * 4 * (forward + head), once, once]
+    assert [cost(workplace, run, "shared_flops") for run in runs] == [0, 0, 30 * forward]
 
 
 def test_what_trains_within_a_stage_is_given_what_comes_before_it_there(workplace: Workplace) -> None:
     convolution = 2 * 64 * 64 * 9 * 4
     counted, last, deeper = (
-        cost(workplace, finished(workplace, *DIGITS, *schedule, f"cache={how}"), "train_flops")
+        cost(workplace, run, "train_flops") - cost(workplace, run, "shared_flops")
         for how, schedule in [
             ("auto", ("freeze=last_k",)),
             ("auto", ("freeze=schedule", LAST_BLOCK)),
             ("auto", ("freeze=schedule", LAST_BLOCK)),
         ]
+        for run in [finished(workplace, *DIGITS, *schedule, f"cache={how}")]
     )
     assert deeper == 30 * 4 * (2 * 3 * convolution - convolution + 3 * 2 * 64 * 10)
     assert counted > last > deeper

@@ -82,8 +82,9 @@ def test_kept_features_give_the_same_head(
     # Each split is looked at once, and val once more with the head that it has chosen.
     assert first["cost/prefix_given"] - first["cost/prefix_computed"] == len(validated(workplace, runs[1]))
     assert (second["cost/prefix_given"], second["cost/prefix_computed"]) == (first["cost/prefix_given"], 0)
-    assert second["cost/train_flops"] < first["cost/train_flops"]
-    assert first["cost/train_flops"] == first["cost/predicted_train_flops"]
+    assert 0 == first["cost/shared_flops"] < second["cost/shared_flops"] < second["cost/train_flops"]
+    for each in (first, second):
+        assert each["cost/train_flops"] == first["cost/train_flops"] == each["cost/predicted_train_flops"]
     assert first["best/strength"] == computed["best/strength"]
     assert first["test/loss"] == pytest.approx(computed["test/loss"], rel=1e-5)
 
@@ -101,6 +102,10 @@ def validated(workplace: Workplace, run_id: str) -> range:
             "freeze: ridge solves a head of one linear layer, and this network's is made of "
             "Dropout, Linear, InceptionAux, BasicConv2d, Conv2d, BatchNorm2d; "
             "choose freeze=head, which trains any",
+        ),
+        (
+            ("model=resnet20", "data=digits", "objective=rotation"),
+            "freeze: ridge is for labels of whole examples; choose freeze=head, which trains on any",
         ),
         (
             ("model=resnet20", "data=digits", "freeze.strengths=[]"),

@@ -10,7 +10,7 @@ from rigs import ADAMW, SGD, Rig
 from test_interruption import same, train
 from torch import nn
 
-from frostline.audit import digest
+from frostline.digest import digest
 from frostline.freeze.bitfit import BitFit
 from frostline.freeze.gradual import Gradual
 from frostline.freeze.head import Head

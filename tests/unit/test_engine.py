@@ -10,8 +10,8 @@ import torch
 from rigs import ADAMW, SGD, Examples, Rig, Toy
 from torch import nn
 
-from frostline.audit import digest
 from frostline.depth import NORMS
+from frostline.digest import digest
 from frostline.engine import Freezing
 from frostline.errors import IntegrityError
 from frostline.freeze.full import Full

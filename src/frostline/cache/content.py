@@ -12,9 +12,9 @@ from torch import nn
 
 import frostline
 from frostline.cache.cut import Cut
-from frostline.checkpoint import weights_hash
 from frostline.data.split import Split
 from frostline.data.splitted import SplittedData
+from frostline.digest import digest_of_all
 from frostline.nn.stages import Stage
 
 
@@ -44,7 +44,7 @@ class Names:
             recipe,
             *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
             *sources(network),
-            weights_hash(tensors_below(cut, network, stages)),
+            digest_of_all(tensors_below(cut, network, stages)),
             json.dumps(data.shown(), sort_keys=True, default=str),
         ]
 

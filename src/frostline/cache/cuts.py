@@ -16,9 +16,9 @@ from frostline.cache.cut import Cut, NotExact
 from frostline.cache.find_cut import EXAMPLES, Judge, find_cut, is_watched
 from frostline.cache.parts import parts_before, stage_in_part
 from frostline.cache.prefix import Size, outermost
-from frostline.checkpoint import weights_hash
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
+from frostline.digest import digest_of_all
 from frostline.freeze.strategy import Solution
 from frostline.nn.calls import Calls, watch
 from frostline.plan import MOST_PHASES, Phase, Plan, abridged
@@ -97,7 +97,7 @@ class Cuts:
         if self.policy != "require" and cut.spared < WORTH * self._bytes(cut):
             return "computing it again takes no longer than reading it"
         if self.size(cut) > self.limit:
-            needed = f"{self.size(cut) / 1e9:.1f} GB would be kept"
+            needed = f"{self.size(cut) / 1e9:.3g} GB would be kept"
             return f"{needed}, more than cache_limit_gb={self.limit / 1e9:g} allows"
         return cut
 
@@ -231,11 +231,11 @@ class Cuts:
         """Return what tells a proof from all others: the whole network, where it is cut, what trains, the examples."""
         network = self.network
         tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-        told = [self.recipe, repr(network), *sources(network), weights_hash(tensors)]
+        told = [self.recipe, repr(network), *sources(network), digest_of_all(tensors)]
         told += [next(network.parameters()).device.type, f"{plan.frozen_prefix(phase)} {parts}"]
         told += [repr(sorted(phase.modes.items())), *(repr(sorted(stage.modules)) for stage in plan.stages)]
         shown = tensors_in([batch.inputs, batch.targets])
-        told.append(weights_hash({str(place): tensor for place, tensor in enumerate(shown)}))
+        told.append(digest_of_all({str(place): tensor for place, tensor in enumerate(shown)}))
         return sha256("\n".join(told).encode()).hexdigest()
 
     def _splits(self) -> Sequence[Split]:

@@ -16,7 +16,7 @@ from frostline.cache.cut import Cut, NotExact, mask_of, nearly, size_of, without
 from frostline.cache.cuts import Cuts, NotKept
 from frostline.cache.find_cut import EXAMPLES
 from frostline.cache.prefix import Kept, Size
-from frostline.cache.shelf import Shelf
+from frostline.cache.shelf import Hurried, Shelf
 from frostline.data.order import randomness_kept
 from frostline.data.whole import NotWritten
 from frostline.errors import RequestError
@@ -24,10 +24,6 @@ from frostline.plan import Phase, Plan
 
 _SHARE_OF_GPU = 0.25
 """How much of a GPU's free memory what is kept may take there; what is larger is read from the disk."""
-
-
-class _Hurried(Exception):  # noqa: N818 (no error: who asked to stop does not wait for what would be kept)
-    """The run was asked to stop while something was computed to be kept."""
 
 
 class Engine(Protocol):
@@ -40,8 +36,8 @@ class Engine(Protocol):
 class Bill(Protocol):
     """What keeps the cost."""
 
-    def spend(self, flops: float) -> None:
-        """Add FLOPs to the cost of training."""
+    def spend(self, flops: float, *, shared: bool) -> None:
+        """Add FLOPs to the cost of training, which another run has spent where they are shared."""
 
 
 class PrefixCache(Callback):
@@ -70,6 +66,7 @@ class PrefixCache(Callback):
         self._names: Names | None = None
         self._kept: dict[tuple[str, int], Sequence[Tensor]] = {}
         self._never: set[tuple[str, int]] = set()
+        self._billed: set[str] = set()
         self._others: Sequence[object] = ()
         self._giving = ExitStack()
         self.computed = 0
@@ -81,13 +78,15 @@ class PrefixCache(Callback):
         return {"cost/prefix_computed": float(self.computed), "cost/prefix_given": float(self.given)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was computed, given and not kept so far."""
-        return {"computed": self.computed, "given": self.given, "reasons": dict(self.reasons)}
+        """Return what was computed, given, billed and not kept so far."""
+        counts = {"computed": self.computed, "given": self.given}
+        return counts | {"billed": sorted(self._billed), "reasons": dict(self.reasons)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where an interrupted run stopped."""
         self.computed, self.given = state_dict["computed"], state_dict["given"]
         self.reasons = dict(state_dict["reasons"])
+        self._billed = set(state_dict.get("billed", ()))  # older checkpoints do not say
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remember the other callbacks, one of which may be asked to stop."""
@@ -258,34 +257,44 @@ class PrefixCache(Callback):
         cut, names = self._cut, self._names
         if cut is None or names is None or (split, view) in self._kept or (split, view) in self._never:
             return
-        drawn = self._cuts.data.drawn(split)
+        drawn, name, before = self._cuts.data.drawn(split), names.of(split, view), self.computed
         try:
             kept = self._shelf.entry(
-                names.of(split, view),
+                name,
                 cut.shapes(Size(len(drawn), drawn.longest)),
                 lambda tensors: self._fill(cut, split, view, tensors),
                 right=lambda tensors: self._is_right(cut, split, view, tensors),
+                hurried=self._hurried,
             )
             self._kept[split, view] = self._held(kept)
-        except _Hurried:
+            if split == "train":
+                self._put_on_the_bill(name, cut.flops * len(drawn), shared=self.computed == before)
+        except Hurried:
             return
         except (NotExact, NotWritten) as reason:
             self._never.add((split, view))
             self._tell(str(reason))
+
+    def _put_on_the_bill(self, name: str, flops: float, *, shared: bool) -> None:
+        """Bill what was computed, also by another run: whoever comes first costs no more than who comes later."""
+        if name not in self._billed:
+            self._billed.add(name)
+            self._bill.spend(flops, shared=shared)
 
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
         """Compute what is kept of all examples of a split."""
         drawn = self._cuts.data.drawn(split)
         with randomness_kept(), evaluating(self._cuts.network):
             for batch in self._cuts.data.in_order(drawn, view=view):
-                if any(getattr(other, "asked", False) for other in self._others):
-                    raise _Hurried
+                if self._hurried():
+                    raise Hurried
                 rows = slice(int(batch.places[0]), int(batch.places[-1]) + 1)
                 for tensor, taken in zip(tensors, self._taken(cut, batch), strict=True):
                     tensor[rows][tuple(slice(side) for side in taken.shape)] = taken
         self.computed += len(drawn)
-        if split == "train":
-            self._bill.spend(cut.flops * len(drawn))
+
+    def _hurried(self) -> bool:
+        return any(getattr(other, "asked", False) for other in self._others)
 
     def _taken(self, cut: Cut, batch: Batch) -> list[Tensor]:
         """Return what is kept of a batch.

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from filelock import FileLock, Timeout
@@ -15,6 +16,15 @@ from torch import Tensor
 from frostline.data.whole import PARTIAL, NotWritten, whole_or_not
 
 _LOCKS = "locks"
+_SUMS = "checksums"
+_LOOK_UP = 0.5
+"""Seconds after which a process that waits for another one looks up, in case that it was asked to stop."""
+_AT_A_TIME = 1 << 20
+"""Bytes that are read at a time."""
+
+
+class Hurried(Exception):  # noqa: N818 (no error: who asked to stop does not wait for what would be kept)
+    """The run was asked to stop while something was computed to be kept, by it or by another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,7 @@ class Shelf:
         fill: Callable[[Sequence[Tensor]], None],
         *,
         right: Callable[[Sequence[Tensor]], bool] = lambda _: True,
+        hurried: Callable[[], bool] = lambda: False,
     ) -> list[Tensor]:
         """Return the tensors of an entry, made now where they are not here.
 
@@ -60,14 +71,16 @@ class Shelf:
             shapes: Of its tensors.
             fill: Writes them into the tensors that it is given.
             right: Tells whether an entry that is here holds what it should; one that does not is made anew.
+            hurried: Tells whether to wait no longer for a process that is making it.
 
         Raises:
+            Hurried: It was not waited for.
             NotWritten: There is no room, or no right to write there.
         """
         place = self._folder / name
         try:
             (self._folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-            with self._lock(name):
+            with self._turn(name, hurried):
                 if _is_whole(place, shapes) and right(found := _opened(place, shapes)):
                     os.utime(place)
                     return found
@@ -81,8 +94,23 @@ class Shelf:
         except OSError as error:
             raise NotWritten(self._folder, error) from error
 
-    def _lock(self, name: str, timeout: float = -1) -> FileLock:
+    def _lock(self, name: str, timeout: float) -> FileLock:
         return FileLock(self._folder / _LOCKS / name, timeout=timeout)
+
+    @contextmanager
+    def _turn(self, name: str, hurried: Callable[[], bool]) -> Iterator[None]:
+        """Hold the lock of an entry, once no other process does."""
+        lock = self._lock(name, timeout=_LOOK_UP)
+        while not lock.is_locked:
+            try:
+                lock.acquire()
+            except Timeout:
+                if hurried():
+                    raise Hurried from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _make_room(self, wanted: int) -> None:
         """Throw out what is left of other entries by half, and those used least recently until there is room."""
@@ -139,9 +167,24 @@ class Shelf:
 
 
 def _is_whole(place: Path, shapes: Sequence[Shape]) -> bool:
-    """Tell whether an entry is there, with all its files, each as long as it must be."""
+    """Tell whether an entry is there, with all its files, each as long as it must be and as it was written."""
     files = [place / str(i) for i in range(len(shapes))]
-    return all(file.is_file() and file.stat().st_size == s.bytes for file, s in zip(files, shapes, strict=True))
+    if not all(file.is_file() and file.stat().st_size == s.bytes for file, s in zip(files, shapes, strict=True)):
+        return False
+    return (place / _SUMS).is_file() and (place / _SUMS).read_text() == _sums(files)
+
+
+def _sums(files: Sequence[Path]) -> str:
+    """Return the checksums of files, a line each: they may have been damaged since, by a disk for one."""
+    return "".join(f"{_sum(file):08x}\n" for file in files)
+
+
+def _sum(file: Path) -> int:
+    found = 0
+    with file.open("rb") as opened:
+        while part := opened.read(_AT_A_TIME):
+            found = crc32(part, found)
+    return found
 
 
 def _opened(place: Path, shapes: Sequence[Shape]) -> list[Tensor]:
@@ -154,7 +197,8 @@ def _write(folder: Path, shapes: Sequence[Shape], fill: Callable[[Sequence[Tenso
         with file.open("wb") as opened:
             _take_room(opened.fileno(), shape.bytes)
     fill([_mapped(file, shape, shared=True) for file, shape in zip(files, shapes, strict=True)])
-    for file in files:
+    (folder / _SUMS).write_text(_sums(files))
+    for file in (*files, folder / _SUMS):
         with file.open("rb+") as opened:
             os.fsync(opened.fileno())
 

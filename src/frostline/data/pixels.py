@@ -146,8 +146,8 @@ def problem_of(error: Exception) -> str:
 
 def decode(encoded: bytes, *, upright: bool = True) -> Tensor:
     """Decode the bytes of an image file, in colour, to uint8 of shape (3, H, W)."""
-    pixels: Tensor = transforms.pil_to_tensor(opened(encoded, upright=upright))
-    return pixels
+    pixels = np.asarray(opened(encoded, upright=upright))
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) -> Image.Image:
@@ -166,7 +166,10 @@ def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) ->
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=KINDS)
     if least is not None:
         image.draft("RGB", (least, least))
-    return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+    image.load()
+    if upright:
+        ImageOps.exif_transpose(image, in_place=True)
+    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -182,7 +185,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _high_byte(grey: NDArray[Any]) -> NDArray[np.uint8]:

@@ -32,7 +32,8 @@ class Company:
     Attributes:
         heads: As above.
         examples: Examples trained on until now, each time counted.
-        spent: FLOPs that were spent on what is kept of their training examples.
+        kept: FLOPs of what is kept of their training examples.
+        spent: Those of them that were spent here; others are an earlier run's.
         cache: Gives what is kept.
     """
 
@@ -40,15 +41,16 @@ class Company:
         assert prepared.cuts is not None
         self.heads = heads
         self.examples = 0
-        self.spent = 0.0
+        self.kept = self.spent = 0.0
         self.cache = PrefixCache(prepared.cuts, _Only(prepared.plan, prepared.plan.phases[0]), self)
         self.cache.setup(trainer, prepared.module, "fit")
         self._data = prepared.data
         self._device = prepared.module.device
 
-    def spend(self, flops: float) -> None:
-        """Add to what was spent."""
-        self.spent += flops
+    def spend(self, flops: float, *, shared: bool) -> None:
+        """Add to what is kept, and to what was spent on it here."""
+        self.kept += flops
+        self.spent += 0.0 if shared else flops
 
     def training(self, epoch: int) -> Iterator[Seen]:
         """Yield what the runs train on in an epoch, batch by batch."""

@@ -15,15 +15,14 @@ from frostline.prepare import Prepared
 FEWEST_EPOCHS = 3
 """Epochs below which there is too little to share."""
 
-_OWN = frozenset({"seed", "data.seed", "data.shots"})
-"""What runs may have of their own besides the settings of the optimizer; each sees its own batches then."""
+_OWN = frozenset({"seed", "data.seed", "data.shots", "optimizer"})
+"""What runs may have of their own, as long as it is the same kind of optimizer; each sees its own batches then."""
 
 
 def kin_of(cfg: DictConfig) -> str:
     """Return what the configs of runs share that may train together: all but seed, shots and optimizer's settings."""
     tree = plain(cfg)
-    settings = {f"optimizer.{key}" for key in tree["optimizer"] if key != "_target_"}
-    return signature(tree, exclude=WITHOUT_EFFECT | _OWN | settings)
+    return signature(tree, exclude=WITHOUT_EFFECT | _OWN, extra={"optimizer": tree["optimizer"]["_target_"]})
 
 
 class ToCome:

@@ -96,12 +96,13 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _put_own_bill(states: dict[str, Any], other: Other, host: Host) -> None:
-    """Bill what the run would have spent alone, on its own examples; what is kept is paid for once."""
+    """Bill what the run would have spent alone, on its own examples; what is kept was spent once, by one of them."""
     bill, company = states["Meter"], other.company
-    spent = company.spent if other.pays else 0.0
+    shared = company.kept - (company.spent if other.pays else 0.0)
     steps = (bill["flops"] - bill["spent"]) * company.examples / host.examples
-    bill |= {"flops": steps + spent, "spent": spent, "steps": [], "wall": host.seconds}
-    states["PrefixCache"] |= {"computed": company.cache.computed if other.pays else 0, "given": company.cache.given}
+    bill |= {"flops": steps + company.kept, "spent": company.kept, "steps": [], "wall": host.seconds}
+    bill["shared"] = {"flops": shared, "wall": 0.0}
+    states["PrefixCache"] |= company.cache.state_dict() | ({} if other.pays else {"computed": 0})
 
 
 def _put_own_choice(states: dict[str, Any], other: Other) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from frostline.cache.shelf import Shape, Shelf
+from frostline.cache.shelf import Hurried, Shape, Shelf
 from frostline.data.whole import NotWritten
 
 FOUR = [Shape(sides=(2, 2), dtype=torch.float32)]
@@ -18,7 +18,7 @@ FOUR = [Shape(sides=(2, 2), dtype=torch.float32)]
 FILLING = """
 import sys, time, torch
 from pathlib import Path
-from frostline.cache.shelf import Shape, Shelf
+from frostline.cache.shelf import Hurried, Shape, Shelf
 def fill(tensors):
     Path(sys.argv[2]).open("a").write("filled ")
     tensors[0].fill_(1)
@@ -76,6 +76,24 @@ def test_a_killed_process_leaves_nothing_that_is_read(tmp_path) -> None:
     assert sorted(path.name for path in (tmp_path / "shelf").iterdir()) == ["locks", "one"]
 
 
+def test_what_was_damaged_is_made_again(tmp_path) -> None:
+    shelf = Shelf(tmp_path, limit=10**6)
+    shelf.entry("one", FOUR, of(3))
+    with (tmp_path / "one" / "0").open("rb+") as file:
+        file.seek(12)
+        file.write(b"\0\0\xc8\x42")
+    assert shelf.entry("one", FOUR, of(4))[0].tolist() == [[4, 4], [4, 4]]
+
+
+def test_who_is_asked_to_stop_does_not_wait_for_another_process(tmp_path) -> None:
+    process = filling(tmp_path / "shelf", tmp_path / "log", 60)
+    wait_for(tmp_path / "log")
+    with pytest.raises(Hurried):
+        Shelf(tmp_path / "shelf", limit=10**6).entry("one", FOUR, never, hurried=lambda: True)
+    process.kill()
+    process.communicate()
+
+
 def test_the_second_of_two_processes_waits_for_the_first(tmp_path) -> None:
     processes = [filling(tmp_path / "shelf", tmp_path / "log", 1) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in processes] == ["28.0", "28.0"]
@@ -90,7 +108,7 @@ def test_a_fill_that_fails_leaves_nothing(tmp_path) -> None:
 
 
 def test_the_least_used_is_thrown_out_and_its_reader_keeps_it(tmp_path) -> None:
-    shelf = Shelf(tmp_path, limit=2 * FOUR[0].bytes)
+    shelf = Shelf(tmp_path, limit=2 * (FOUR[0].bytes + len("00000000\n")))
     first = shelf.entry("a", FOUR, of(1))
     shelf.entry("b", FOUR, of(2))
     for age, name in enumerate(("b", "a")):

@@ -1,0 +1,46 @@
+"""Writes checkpoints: one that is asked for twice at one moment, as the best and as the last, is written once."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.plugins import TorchCheckpointIO
+
+from frostline.interruption import OURS
+
+
+class OnceAMoment(TorchCheckpointIO):
+    """Give a checkpoint that was just written to the same folder a second name, in place of writing it again.
+
+    Each is written whole under another name first, so that one of two names can be written anew without the other.
+    """
+
+    def __init__(self) -> None:
+        self._moment: object = None
+        self._written = Path()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: What to write.
+            path: Where to.
+            storage_options: Nothing, of a local file.
+        """
+        path = Path(path)
+        moment = (path.parent, checkpoint["global_step"], checkpoint.get(OURS, {}).get("position"))
+        if moment != self._moment or not _named(self._written, path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            self._moment, self._written = moment, path
+
+
+def _named(file: Path, also: Path) -> bool:
+    """Give a file another name, where the file system can."""
+    between = also.with_suffix(".link")
+    try:
+        between.unlink(missing_ok=True)
+        os.link(file, between)
+        between.replace(also)
+    except OSError:
+        return False
+    return True
