@@ -60,21 +60,21 @@ class Continued:
         """Return what `plain` was told of."""
         return cls(run_id=told["run_id"], folder=Path(told["folder"]), anew=frozenset(told["anew"]))
 
-    def checkpoint_in(self, folder: Path, *, complete: Callable[[dict[str, Any]], None]) -> Path | None:
+    def checkpoint_in(self, folder: Path, *, adopt: Callable[[dict[str, Any]], None]) -> Path | None:
         """Bring the checkpoints into the folder of this run; return the one to go on from, None where there is none.
 
         Lightning names the best one by its whole path, which may have been another one.
 
         Args:
             folder: Where this run writes.
-            complete: Puts into a checkpoint what it leaves out since that run never changed it; this one may.
+            adopt: Puts into a checkpoint what it leaves out since that run never changed it, where this one may.
         """
         if not (self.folder / LAST).exists():
             return None
         folder.mkdir(parents=True, exist_ok=True)
         if (best := self.folder / BEST).exists() and self.folder != folder:
             whole = read_checkpoint(best)
-            complete(whole)
+            adopt(whole)
             torch.save(whole, folder / BEST)
         checkpoint = read_checkpoint(self.folder / LAST)
         for key in [key for key in checkpoint["callbacks"] if key.startswith("ModelCheckpoint")]:

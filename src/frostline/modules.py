@@ -186,6 +186,11 @@ class Training(pl.LightningModule):
             )
         checkpoint["state_dict"] |= {f"{NETWORK}{name}": tensor for name, tensor in held.items()}
 
+    def adopt(self, checkpoint: dict[str, Any]) -> None:
+        """Complete the checkpoint of another run, unless it leaves out what this run never changes either."""
+        if checkpoint.get(LEFT_OUT) != self._unmoved:
+            self.complete(checkpoint)
+
     @cached_property
     def _unmoved(self) -> dict[str, Any]:
         """What checkpoints leave out: names, and a hash, taken once since the audit sees that these tensors stay."""

@@ -99,7 +99,7 @@ def _record(
         folder = folder_of(record.run_id)
         ended = False
         try:
-            start = continued.checkpoint_in(folder, complete=prepared.module.complete) if continued else None
+            start = continued.checkpoint_in(folder, adopt=prepared.module.adopt) if continued else None
             told_by_the_first((record.run_id, str(start or "")))
             measured = train_and_test(
                 prepared,

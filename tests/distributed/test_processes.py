@@ -256,7 +256,7 @@ def test_two_processes_stop_at_one_step_and_go_on_as_if_they_had_not_t37(tmp_pat
     (tmp_path / "cut").mkdir()
     stopped = run(tmp_path / "cut", 5)
     assert all(isinstance(said, str) and said.startswith(("KeyboardInterrupt", "SystemExit")) for said in stopped)
-    start = Continued(run_id="", folder=tmp_path / "cut").checkpoint_in(tmp_path / "cut", complete=lambda _: None)
+    start = Continued(run_id="", folder=tmp_path / "cut").checkpoint_in(tmp_path / "cut", adopt=lambda _: None)
     resumed = run(tmp_path / "cut", None, start)
     for before, after in zip(whole, resumed, strict=True):
         assert isinstance(after, dict), after

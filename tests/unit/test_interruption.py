@@ -158,7 +158,7 @@ def train(
     rig = Rig(strategy, epochs=EPOCHS, optimizer=optimizer, per_epoch=STEPS, scheduler=scheduler, network=made)
     interruption, data, logger = StopAt(folder, stop), Data(), Lines(folder / "metrics")
     rig.module.unmoving = frozenset() if averaging else frozenset(rig.plan.never_moves())
-    start = Continued(run_id="", folder=folder).checkpoint_in(folder, complete=rig.module.complete)
+    start = Continued(run_id="", folder=folder).checkpoint_in(folder, adopt=rig.module.adopt)
     if start is not None:
         data.begin = position(start)
     options = {"enable_checkpointing": True, "logger": logger, "num_sanity_val_steps": 1} | options
