@@ -147,7 +147,7 @@ def problem_of(error: Exception) -> str:
 def decode(encoded: bytes, *, upright: bool = True) -> Tensor:
     """Decode the bytes of an image file, in colour, to uint8 of shape (3, H, W)."""
     pixels = np.asarray(opened(encoded, upright=upright))
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) -> Image.Image:
