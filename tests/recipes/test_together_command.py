@@ -85,7 +85,9 @@ def assert_same_scores(one: tuple[Workplace, Run], other: tuple[Workplace, Run])
     "more",
     [
         (),
-        pytest.param(("optimizer=adamw", "scheduler=cosine", "data.augment=true", "data.views=2")),
+        pytest.param(
+            ("optimizer=adamw", "scheduler=cosine", "data.augment=true", "data.views=2"), marks=pytest.mark.slow
+        ),
         pytest.param(("model=torchvision", "model.name=resnet18", "model.weights=null"), marks=pytest.mark.slow),
     ],
     ids=["sgd", "adamw", "resnet18"],
