@@ -86,6 +86,12 @@ def test_a_run_interrupted_while_its_record_was_opened_has_a_whole_one_in_the_en
     assert len(workplace.store.run(run.info.run_id).inputs.dataset_inputs) == 3
 
 
+def test_a_fused_optimizer_and_epochs_of_one_batch_leave_a_whole_record(workplace: Workplace) -> None:
+    asked = ("data.digits=[3,4]", "data.shots=2", "data.batch_size=8", "trainer.max_epochs=3", "+optimizer.fused=true")
+    run_id = workplace.train("finetune", *asked)
+    assert [value for _, value in history(workplace, run_id)["epoch"]][:3] == [0, 1, 2]
+
+
 def test_what_may_not_be_resumed_is_told_and_can_be_forked_t39(workplace: Workplace) -> None:
     """One interrupted run for all of this, because starting a process takes seconds."""
     run_id = interrupt(workplace, signal.SIGINT)

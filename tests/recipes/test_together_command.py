@@ -145,6 +145,23 @@ def test_what_makes_runs_go_their_own_ways_keeps_them_apart(
     assert not taken
 
 
+def interrupt_twice(
+    workplace: Workplace, folder: str, monkeypatch: pytest.MonkeyPatch, *, epoch: int, runs: int
+) -> None:
+    """Run a study up to the end of an epoch of the run that is the last of so many."""
+    before = Training.on_train_epoch_end
+
+    def interrupted(self: Training) -> None:
+        before(self)
+        if self.current_epoch == epoch and len(children(workplace)) == runs:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "on_train_epoch_end", interrupted)
+        assert workplace.frostline("study", folder).code == 130
+
+
 @pytest.mark.parametrize(
     ("number", "epoch", "along"),
     [pytest.param(1, 2, ["d_decayed"], marks=pytest.mark.slow), (2, 5, ["c_slower", "d_decayed"])],
@@ -155,17 +172,7 @@ def test_an_interrupted_study_goes_on_from_what_it_has(
     """Ctrl-C twice, in the run that takes the others along, whose part another one has then, or in one of these."""
     arms = {arm: ARMS[arm] for arm in ("a_first", "c_slower", "d_decayed")}
     folder = study(pretrain=None, reference="a_first", base=BASE, arms=arms, seeds=[0])
-    with monkeypatch.context() as patch:
-        before = Training.on_train_epoch_end
-
-        def interrupted(self: Training) -> None:
-            before(self)
-            if self.current_epoch == epoch and len(children(workplace)) == number:
-                for _ in range(2):
-                    os.kill(os.getpid(), signal.SIGINT)
-
-        patch.setattr(Training, "on_train_epoch_end", interrupted)
-        assert workplace.frostline("study", folder).code == 130
+    interrupt_twice(workplace, folder, monkeypatch, epoch=epoch, runs=number)
     said = workplace.frostline("study", folder)
     assert said.code == 0, said.err
     assert not list(Path("outputs").glob("*/beginnings"))
@@ -325,17 +332,7 @@ def test_an_interrupted_study_of_several_seeds_goes_on_from_what_it_has(
     """Ctrl-C twice; the first run goes on without the others, whom the next one takes along then."""
     arms = {arm: ["freeze=head", *overrides] for arm, overrides in RATES.items()}
     folder = study(pretrain=None, reference="a_fast", base=[*BASE, start], arms=arms, seeds=[0, 1, 2])
-    with monkeypatch.context() as patch:
-        before = Training.on_train_epoch_end
-
-        def interrupted(self: Training) -> None:
-            before(self)
-            if self.current_epoch == epoch and len(children(workplace)) == 1 + number:  # with the pre-training
-                for _ in range(2):
-                    os.kill(os.getpid(), signal.SIGINT)
-
-        patch.setattr(Training, "on_train_epoch_end", interrupted)
-        assert workplace.frostline("study", folder).code == 130
+    interrupt_twice(workplace, folder, monkeypatch, epoch=epoch, runs=1 + number)  # with the pre-training
     said = workplace.frostline("study", folder)
     assert said.code == 0, said.err
     assert not list(Path("outputs").glob("*/beginnings"))

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from workplace import TINY
 
 from frostline.beginnings import Beginnings, Course, course_of, names_for, those_that_share
 from frostline.config.compose import compose
+from frostline.interruption import LAST
 from frostline.prepare import prepare
+from frostline.together.kin import kin_of
 
 BASE = (*TINY, "data.digits=[3,4]", "trainer.max_epochs=6", "cache=off")
 PROBE, GRADUAL = ("freeze=lp_ft", "freeze.probe=0.5"), ("freeze=gradual", "freeze.every=2")
@@ -80,6 +83,24 @@ def test_what_was_trained_for_one_run_is_the_beginning_of_no_other(tmp_path: Pat
     here.clear()
     assert (tmp_path / "beginnings" / "long").exists()
     assert not (tmp_path / "beginnings" / "short").exists()
+
+
+def test_a_beginning_that_was_cut_short_is_none(tmp_path: Path) -> None:
+    here, course = Beginnings(tmp_path), Course(signature="s", names=["a"])
+    told = {"run_id": "r", "arm": "a", "step": 1, "logged": {}}
+    here.leave("a", lambda folder: torch.save({"w": torch.zeros(9)}, folder / LAST), **told)
+    assert here.longest(course)
+    whole = (tmp_path / "a" / LAST).read_bytes()
+    (tmp_path / "a" / LAST).write_bytes(whole[: len(whole) // 2])
+    assert here.longest(course) is None
+
+
+@pytest.mark.parametrize("own", ["+optimizer.foreach=true", "optimizer.nesterov=true", "optimizer.lr=0.5", "seed=3"])
+def test_kin_may_differ_in_any_setting_of_the_optimizer_and_in_the_seed(own: str) -> None:
+    one, other = compose("finetune", [*BASE]), compose("finetune", [*BASE, own])
+    assert kin_of(one) == kin_of(other)
+    assert kin_of(one) != kin_of(compose("finetune", [*BASE, "optimizer=adamw"]))
+    assert kin_of(one) != kin_of(compose("finetune", [*BASE, "data.batch_size=3"]))
 
 
 def test_what_is_left_is_what_others_will_begin_with() -> None:
