@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from frostline.interruption import OURS
@@ -27,11 +28,22 @@ class OnceAMoment(TorchCheckpointIO):
             path: Where to.
             storage_options: Nothing, of a local file.
         """
+        if "://" in str(path):  # whoever keeps checkpoints elsewhere keeps each by itself
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         path = Path(path)
         moment = (path.parent, checkpoint["global_step"], checkpoint.get(OURS, {}).get("position"))
         if moment != self._moment or not _named(self._written, path):
-            super().save_checkpoint(checkpoint, path, storage_options)
+            _write(checkpoint, path)
             self._moment, self._written = moment, path
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all; Lightning would first copy all of it in memory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(checkpoint, partial)
+    partial.replace(path)
 
 
 def _named(file: Path, also: Path) -> bool:

@@ -37,7 +37,8 @@ def _drawn(title: str, names: Sequence[str], rates: Sequence[Sequence[float]], e
 def _rates(plan: Plan) -> tuple[tuple[float, ...], ...]:
     """Return the greatest factor of each stage (row) in each epoch (column); NaN where it is not settled."""
     of_stage = [[g.name for g in plan.groups if g.stage == stage.depth] for stage in plan.stages]
-    return tuple(tuple(_greatest(column, names) for column in plan.columns) for names in of_stage)
+    columns = plan.columns
+    return tuple(tuple(_greatest(column, names) for column in columns) for names in of_stage)
 
 
 def _greatest(scales: Mapping[str, float] | None, names: Sequence[str]) -> float:

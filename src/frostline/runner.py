@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback
 
 from frostline.beginnings import Beginning, Beginnings, Course, Leaving, course_of, names_for, those_that_share
 from frostline.config.build import build
-from frostline.config.compose import compose
+from frostline.config.compose import compose, compose_seeds
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.interruption import LAST, Continued
 from frostline.modules import headline
@@ -29,6 +29,7 @@ from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.study import PRETRAINED, STUDY, Study
 from frostline.together.kin import ToCome, goes_with, share_what_is_frozen, takes_others
 from frostline.together.taking_along import MOST, TakingAlong
+from frostline.waiting import Waiting
 
 QUIET = ("trainer.enable_progress_bar=false",)
 """A study has one display; Lightning's own would fight with it for the terminal."""
@@ -80,8 +81,8 @@ class _StudyRun:
     to_come: ToCome
     sharing: Collection[str] = ()
     """The arms whose runs begin like those of other arms."""
-    ready: dict[str, Prepared] = field(default_factory=dict)
-    """The runs of this seed that were taken along by an earlier one and have still to finish, by arm."""
+    waiting: Waiting = field(default_factory=Waiting)
+    """The runs of this seed that are prepared, or were taken along by an earlier one and have still to finish."""
 
     def pretrain(self) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
@@ -99,7 +100,7 @@ class _StudyRun:
             self.to_come.begins(arm, seed)
             self.fill(cfg, arm, seed, alike=waiting.values() if arm in courses else None)
         self.beginnings.clear()
-        self.ready.clear()
+        self.waiting.clear()
 
     def fill(self, cfg: DictConfig, arm: str, seed: int, *, alike: Collection[Course] | None) -> None:
         """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on.
@@ -112,7 +113,7 @@ class _StudyRun:
         """
         label = f"{arm} seed {seed}"
         try:
-            prepared = self.ready.pop(arm, None) or prepare(cfg, "finetune", self.store)
+            prepared = self.waiting.take(arm) or prepare(cfg, "finetune", self.store)
             run_id, reused = self.once(prepared, label, arm, alike=alike)
             self.progress.runs[arm][seed] = run_id
             self.progress.reused += reused
@@ -149,13 +150,6 @@ class _StudyRun:
         self.display.end(label, _result(outcome, beginning))
         return outcome.run_id, False
 
-    def hold(self, arm: str, prepared: Prepared) -> None:
-        """Keep a run of the first seed for its turn, if others may take it along; what is frozen is held once."""
-        if takes_others(prepared):
-            if like := next((each for each in self.ready.values() if goes_with(each, prepared)), None):
-                share_what_is_frozen(like, prepared)
-            self.ready[arm] = prepared
-
     def taken_along(self, prepared: Prepared, arm: str) -> list[Prepared]:
         """Return the runs that one takes along: what is wrong with one of them is told when its turn comes.
 
@@ -170,12 +164,13 @@ class _StudyRun:
         ]
         for (other, seed), cfg in kin[:MOST]:
             with suppress(Exception):
-                here = self.ready.get(other) if seed == own else None
+                here = self.waiting.look(other) if seed == own else None
                 run = here or prepare(cfg, "finetune", self.store)
                 if goes_with(prepared, run) and self.is_untrained(run):
+                    if seed == own:
+                        self.waiting.hold(other, run)
                     share_what_is_frozen(prepared, run)
                     found[other, seed] = run
-        self.ready |= {other: run for (other, seed), run in found.items() if seed == own}
         return list(found.values())
 
     def is_untrained(self, prepared: Prepared) -> bool:
@@ -196,7 +191,9 @@ class _StudyRun:
         found = {}
         for arm in arms:
             with suppress(Exception):
-                found[arm] = course_of(prepare(configs[arm], "finetune", self.store))
+                prepared = prepare(configs[arm], "finetune", self.store)
+                found[arm] = course_of(prepared)
+                self.waiting.hold(arm, prepared)
         return found
 
     def close(self) -> None:
@@ -284,13 +281,13 @@ def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], 
     """Compose every run; what is wrong with any arm is told at once."""
     if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
         raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    mistakes, configs, (first, *others) = Mistakes(), {}, study.seeds
+    mistakes, configs = Mistakes(), {}
     for arm in study.arms:
         with mistakes.gathered(), named(arm):
-            configs[arm, first] = _compose(study, arm, first, overrides)
-            _refuse_unknown_pretraining(configs[arm, first], study)
+            configs[arm] = _compose(study, arm, overrides)
+            _refuse_unknown_pretraining(configs[arm][study.seeds[0]], study)
     mistakes.refuse()
-    return configs | {(arm, seed): _compose(study, arm, seed, overrides) for seed in others for arm in study.arms}
+    return {(arm, seed): configs[arm][seed] for seed in study.seeds for arm in study.arms}
 
 
 @contextmanager
@@ -304,10 +301,11 @@ def named(arm: str) -> Iterator[None]:
         raise RequestError(f"arm '{arm}': {error}") from error
 
 
-def _compose(study: Study, arm: str, seed: int, overrides: Sequence[str]) -> DictConfig:
+def _compose(study: Study, arm: str, overrides: Sequence[str]) -> dict[int, DictConfig]:
+    """Compose the runs of an arm, by seed."""
     start = [f"init_from='{PRETRAINED}'"] if PRETRAINED in study.pretrainings else []
     chosen = [*QUIET, *(UNTESTED if study.metric.startswith("val/") else ()), *start]
-    return compose("finetune", [*chosen, *study.base, *study.arms[arm], *overrides, f"seed={seed}"])
+    return compose_seeds("finetune", [*chosen, *study.base, *study.arms[arm], *overrides], study.seeds)
 
 
 def _refuse_unknown_pretraining(cfg: DictConfig, study: Study) -> None:
@@ -331,7 +329,7 @@ def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], Dic
             prepared = prepare(configs[arm, study.seeds[0]], "finetune", running.store)
             courses[arm] = course_of(prepared)
             metrics.append(scalars(prepared.module.test_metrics))
-            running.hold(arm, prepared)
+            running.waiting.hold(arm, prepared)
     mistakes.refuse()
     _refuse_unknown_metric(study, metrics[0])
     return courses

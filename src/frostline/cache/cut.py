@@ -1,7 +1,7 @@
 """A place where a network can do without what is below, and what is kept there of each example."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,13 @@ class Cut:
         with torch.no_grad(), self._in_place_of(network) as prefix, prefix.noting(self.last) as noted:
             network(inputs)
         return [noted[place].content[part] for place, part, _ in self.kept]
+
+    def taken_fast(self, network: nn.Module, inputs: Any) -> list[Tensor]:
+        """Return the same but for rounding, of images in the layout in which processors are faster."""
+        if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.device.type == "cpu":
+            with suppress(RuntimeError):  # of a network that views pixels as if its own layout were the only one
+                return self.taken(network, inputs.contiguous(memory_format=torch.channels_last))
+        return self.taken(network, inputs)
 
     @contextmanager
     def giving(self, network: nn.Module, kept: Sequence[Tensor], size: Size) -> Iterator[None]:

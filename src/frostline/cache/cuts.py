@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,6 +37,9 @@ SHARE = 0.1
 
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
+
+_COUNTED: dict[str, Mapping[str, int]] = {}
+"""What a forward pass takes in each module, of the networks that this process has counted."""
 
 _PROVED: dict[str, Cut | str] = {}
 """The cuts that this process has proved, or why there is none: the arms of a study begin as equal networks."""
@@ -182,19 +185,32 @@ class Cuts:
         """Return which modules of the first stage that trains may be below the cut, too: most of it first."""
         if (stage := stage_in_part(plan, phase)) is None:
             return ()
-        calls, flops = self._pass
+        flops = self._flops()
         rest = flops[""] - sum(flops[name] for name in outermost(plan.stages[: stage.depth.index]))
-        every = parts_before(self.network, plan, phase, stage, calls)
+        every = parts_before(self.network, plan, phase, stage, self._calls)
         return [parts for parts in every if sum(flops[name] for name in parts) >= SHARE * rest]
 
     @cached_property
-    def _pass(self) -> tuple[Calls, Mapping[str, int]]:
-        """When a forward pass calls the network's modules, and the FLOPs of each by its name."""
-        with FlopCounterMode(display=False) as counter:
-            calls = watch(self.network, self._examples().part(slice(EXAMPLES - 1)).inputs)
-        root, found = type(self.network).__name__, counter.get_flop_counts()
-        names = {name: ".".join(filter(None, [root, name])) for name, _ in self.network.named_modules()}
-        return calls, {name: sum(found.get(counted, {}).values()) for name, counted in names.items()}
+    def _calls(self) -> Calls:
+        """When a forward pass calls the network's modules."""
+        return watch(self.network, self._shown)
+
+    @property
+    def _shown(self) -> Any:
+        """What the network is shown to see its calls."""
+        return self._examples().part(slice(EXAMPLES - 1)).inputs
+
+    def _flops(self) -> Mapping[str, int]:
+        """Return what a forward pass takes in each module, by name; of networks alike it is counted once."""
+        shapes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_in([self._shown])]
+        name = "\n".join([self.recipe, repr(self.network), *shapes])
+        if name not in _COUNTED:
+            with FlopCounterMode(display=False) as counter:
+                watch(self.network, self._shown)
+            root, found = type(self.network).__name__, counter.get_flop_counts()
+            called = {module: ".".join(filter(None, [root, module])) for module, _ in self.network.named_modules()}
+            _COUNTED[name] = {module: sum(found.get(told, {}).values()) for module, told in called.items()}
+        return _COUNTED[name]
 
     def _examples(self) -> Batch:
         """Return the examples that a cut is proved on."""

@@ -31,6 +31,7 @@ from frostline.nearest import did_you_mean
 __all__ = [
     "checked",
     "compose",
+    "compose_seeds",
     "conf_dir",
     "expand_sweep",
     "groups",
@@ -55,14 +56,43 @@ def compose(verb: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: Something is wrong; the error says all that is.
     """
+    tree, _ = _composed_and_checked(verb, overrides)
+    return tree
+
+
+def compose_seeds(verb: str, overrides: Sequence[str], seeds: Sequence[int]) -> dict[int, DictConfig]:
+    """Return the checked, resolved configs of runs that differ in the seed alone, by seed; Hydra composes them once.
+
+    Args:
+        verb: `pretrain` or `finetune`.
+        overrides: Hydra overrides, as of `compose`.
+        seeds: What `seed` is in each.
+
+    Raises:
+        ConfigError: Something is wrong; the error says all that is.
+    """
+    first, *others = seeds
+    tree, cfg = _composed_and_checked(verb, [*overrides, f"seed={first}"])
+    return {first: tree} | {seed: _reseeded(cfg, seed) for seed in others}
+
+
+def _composed_and_checked(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    """Return a config, resolved and checked, and as Hydra has composed it."""
     skeleton = SKELETONS[primary(verb)]
     said = review(skeleton, overrides)
     cfg, found = _composed(primary(verb), said.usable)
     tree: dict[str, Any] = _resolved(cfg, "", found)
     if cfg is not None:
         found.extend(_problems(tree, skeleton))
-    if said.problems or found:
+    if cfg is None or said.problems or found:
         raise ConfigError(_without_echoes(_one_per_key([*said.problems, *found]), cfg))
+    return OmegaConf.create(tree), cfg
+
+
+def _reseeded(cfg: DictConfig, seed: int) -> DictConfig:
+    """Return a config that was right, resolved with another seed."""
+    cfg.seed = seed
+    tree: dict[str, Any] = _resolved(cfg, "", [])
     return OmegaConf.create(tree)
 
 

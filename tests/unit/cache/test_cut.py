@@ -249,3 +249,28 @@ def test_detectors_are_cut_where_their_images_are_of_one_size() -> None:
     cut = cut_at(len(parts) - 1, network, batch, Detection(), parts)
     assert cut.kept
     assert not cut.blind
+
+
+class Viewing(nn.Module):
+    """A network that takes its maps to be laid out channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.linear = nn.Linear(4 * 8 * 8, CLASSES)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.conv(inputs).view(len(inputs), -1))
+
+
+@pytest.mark.parametrize(("build", "size"), [(lambda: models.resnet18(num_classes=CLASSES), 32), (Viewing, 8)])
+def test_what_is_kept_is_the_same_in_the_faster_layout(build, size) -> None:
+    torch.manual_seed(0)
+    network, batch = build().eval(), images(size=size)
+    parts = stages(network, batch.inputs)
+    cut = cut_at(len(parts) - 1, network, batch, Classification(), parts)
+
+    usual, fast = cut.taken(network, batch.inputs), cut.taken_fast(network, batch.inputs)
+
+    for one, other in zip(usual, fast, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(one.abs().max()))

@@ -5,7 +5,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from frostline.config.compose import compose
+from frostline.config.compose import compose, compose_seeds
 from frostline.config.overrides import expand_sweep, overrides_for_hydra
 from frostline.config.vocabulary import conf_dir, groups, options
 from frostline.errors import ConfigError
@@ -176,3 +176,16 @@ def test_vocabulary() -> None:
     assert {"model", "data", "freeze"} < set(groups())
     assert options("optimizer") == ["adamw", "sgd"]
     assert options("nothing") == []
+
+
+def test_seeds_are_composed_as_one_by_one() -> None:
+    asked = ["data=digits", "freeze=head", "experiment_name=all-${seed}"]
+    assert compose_seeds("finetune", asked, [0, 3, 5]) == {
+        seed: compose("finetune", [*asked, f"seed={seed}"]) for seed in (0, 3, 5)
+    }
+
+
+def test_what_is_wrong_with_seeds_is_said_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_seeds("finetune", ["data=digits", "freeze=gradual", "freeze.evry=2"], [0, 1])
+    assert caught.value.problems == ["freeze.evry: unknown to Gradual; did you mean 'every'?"]

@@ -1,0 +1,55 @@
+"""Prepared runs that wait hold what is equal in them once, and have tensors of their own when their turn comes."""
+
+import pytest
+import torch
+
+from frostline import waiting as module
+from frostline.config.compose import compose
+from frostline.prepare import Prepared, prepare
+from frostline.waiting import Waiting
+
+BASE = ("model=resnet20", "data=digits", "data.shots=2", "trainer.accelerator=cpu", "trainer.max_epochs=3")
+
+
+def run(*overrides: str) -> Prepared:
+    return prepare(compose("finetune", [*BASE, *overrides]), "finetune")
+
+
+def state(prepared: Prepared) -> dict[str, torch.Tensor]:
+    return prepared.network.state_dict()
+
+
+def places(prepared: Prepared) -> set[int]:
+    return {tensor.data_ptr() for tensor in state(prepared).values() if tensor.ndim}
+
+
+def test_what_is_equal_is_held_once_and_given_back_as_its_own() -> None:
+    arms = {"head": run("freeze=head"), "full": run("freeze=full"), "lora": run("freeze=lora")}
+    before = {arm: {name: tensor.clone() for name, tensor in state(each).items()} for arm, each in arms.items()}
+    held = Waiting()
+    for arm, each in arms.items():
+        held.hold(arm, each)
+    assert places(arms["head"]) == places(arms["full"]) < places(arms["lora"])
+
+    head, full, lora = (held.take(arm) for arm in arms)
+
+    assert held.take("head") is None
+    assert not places(head) & places(full) & places(lora)
+    for arm, each in zip(arms, (head, full, lora), strict=True):
+        for name, tensor in state(each).items():
+            assert torch.equal(tensor, before[arm][name]), f"{arm}: {name}"
+
+
+def test_one_seed_has_one_first_batch() -> None:
+    held = Waiting()
+    for arm in ("head", "full"):
+        held.hold(arm, run(f"freeze={arm}"))
+    assert held.take("head").first is held.take("full").first
+
+
+@pytest.mark.parametrize("why", ["regularizer", "room"])
+def test_what_would_take_too_much_does_not_wait(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROOM", 10**9 if why == "regularizer" else 10**6)
+    held = Waiting()
+    held.hold("full", run("freeze=full", *(["regularizer=l2_sp"] if why == "regularizer" else [])))
+    assert held.take("full") is None
