@@ -130,7 +130,6 @@ def loading() -> Row:
     data = build(compose("finetune", ["data=image_folder", "data.root=images", "data.image_size=64"]).data)
     data.expect(spec)
     data.setup()
-    data.drawn("train").pixels.held.clear()
     files = sorted(Path("images/train").rglob("*.jpg"))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
 
@@ -140,6 +139,10 @@ def loading() -> Row:
             pass
         return perf_counter() - begun
 
+    def anew() -> float:
+        data.drawn("train").pixels.held.clear()
+        return ours()
+
     def floor() -> float:
         begun = perf_counter()
         for first in range(0, len(files), 64):
@@ -148,7 +151,7 @@ def loading() -> Row:
             pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
         return perf_counter() - begun
 
-    seconds, least = ours(), floor()
+    seconds, least = alternate(anew, floor)
     again = ours()
     return Row(
         work="one pass over 10,000 JPEG files of 64x64",

@@ -22,6 +22,8 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 KINDS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
 """What a file may be, whatever its suffix: pixels. Pillow would also run Ghostscript on PostScript, a program."""
+_TURNS = {"exif", "xmp", "XML:com.adobe.xmp"}
+"""Where Pillow looks, in what it knows of a JPEG, for how the image is to be turned."""
 HELD_BYTES = 300_000_000
 """How much of a source is held decoded in memory, at each size."""
 
@@ -167,9 +169,14 @@ def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) ->
     if least is not None:
         image.draft("RGB", (least, least))
     image.load()
-    if upright:
+    if upright and _may_be_turned(image):
         ImageOps.exif_transpose(image, in_place=True)
     return to_rgb(image)
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    """Tell whether it is worth asking how an image is to be turned, which for a small one takes long."""
+    return image.format != "JPEG" or not _TURNS.isdisjoint(image.info)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -81,6 +81,20 @@ def test_an_image_turned_by_its_exif_orientation_stands_upright() -> None:
     assert decode(encoded(lying, exif=exif))[0].tolist() == np.rot90(GREY, k=-1).tolist()
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"},
+        {"xmp": b'<x tiff:Orientation="6"/>'},
+    ],
+    ids=["exif", "xmp"],
+)
+def test_a_jpeg_that_says_so_is_turned(told: dict[str, bytes]) -> None:
+    lying = Image.new("RGB", (8, 16))
+    assert decode(encoded(lying, "JPEG")).shape == (3, 16, 8)
+    assert decode(encoded(lying, "JPEG", **told)).shape == (3, 8, 16)
+
+
 def test_floating_point_pixels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^its pixels are floating-point numbers$"):
         decode(encoded(Image.new("F", (2, 2)), "TIFF"))
