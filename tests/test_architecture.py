@@ -16,7 +16,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"study", "display", "rank", "weight_space"},
     {"run"},
     {"calibration", "together"},
-    {"dossier", "training", "launch", "beginnings"},
+    {"dossier", "training", "launch", "beginnings", "waiting"},
     {"instead"},
     {"instruments"},
     {"prepare", "run_logger", "interrupted"},

@@ -12,6 +12,7 @@ from street import plant
 from workplace import FOREIGN, Workplace
 
 from frostline.cache.prefix_cache import PrefixCache
+from frostline.cache.stock import Stock
 from frostline.data.whole import cache_folder
 from frostline.init_from import WEIGHTS
 from frostline.interruption import Interruption
@@ -223,14 +224,14 @@ def test_what_cannot_be_written_within_an_epoch_is_computed_and_nothing_else(
 ) -> None:
     asked = (*DIGITS, "freeze=last_k", "trainer.val_check_interval=0.5")
     computing = finished(workplace, *asked, "cache=off")
-    fill = PrefixCache._fill
+    fill = Stock._fill
 
     def full_for_val(self, cut, split, view, tensors) -> None:
         if split == "val":
             raise OSError(28, "No space left on device")
         fill(self, cut, split, view, tensors)
 
-    monkeypatch.setattr(PrefixCache, "_fill", full_for_val)
+    monkeypatch.setattr(Stock, "_fill", full_for_val)
     keeping = finished(workplace, *asked)
     assert measured(workplace, keeping) == pytest.approx(measured(workplace, computing), rel=1e-5, abs=1e-7)
     assert "No space left on device" in workplace.artifact(keeping, "computed_again.json")

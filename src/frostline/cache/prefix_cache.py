@@ -6,27 +6,16 @@ from functools import partial
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from frostline.batch import Batch, moved
-from frostline.cache.content import Names
-from frostline.cache.cut import Cut, NotExact, mask_of, nearly, size_of, without_padding
+from frostline.batch import Batch
+from frostline.cache.cut import Cut, NotExact, size_of
 from frostline.cache.cuts import Cuts, NotKept
-from frostline.cache.find_cut import EXAMPLES, is_watched
-from frostline.cache.prefix import Kept, Size
-from frostline.cache.shelf import Hurried, Shelf
-from frostline.data.order import randomness_kept
+from frostline.cache.stock import Payer, Stock
 from frostline.data.whole import NotWritten
 from frostline.errors import RequestError
 from frostline.plan import Phase, Plan
-
-_RIGHT: set[str] = set()
-"""The entries of the shelf that this process has found right."""
-
-_SHARE_OF_GPU = 0.25
-"""How much of a GPU's free memory what is kept may take there; what is larger is read from the disk."""
 
 
 class Engine(Protocol):
@@ -34,13 +23,6 @@ class Engine(Protocol):
 
     plan: Plan
     phase: Phase | None
-
-
-class Bill(Protocol):
-    """What keeps the cost."""
-
-    def spend(self, flops: float, *, shared: bool) -> None:
-        """Add FLOPs to the cost of training, which another run has spent where they are shared."""
 
 
 class PrefixCache(Callback):
@@ -51,45 +33,40 @@ class PrefixCache(Callback):
     Args:
         cuts: Where the network can be cut.
         engine: Knows the phase; called before this callback.
-        bill: Where the cost goes.
+        payer: Where the cost goes.
 
     Attributes:
-        computed: Examples whose frozen stages were computed to be kept.
-        given: Examples whose frozen stages were given, each time counted.
         reasons: Why the frozen stages of a phase run in every epoch, by its span.
     """
 
-    def __init__(self, cuts: Cuts, engine: Engine, bill: Bill) -> None:
+    def __init__(self, cuts: Cuts, engine: Engine, payer: Payer) -> None:
+        self.reasons: dict[str, str] = {}
         self._cuts = cuts
         self._engine = engine
-        self._bill = bill
-        self._shelf = Shelf(cuts.folder, limit=cuts.limit)
+        self._stock = Stock(cuts, payer, self._hurried)
         self._phase: Phase | None = None
-        self._cut: Cut | None = None
-        self._names: Names | None = None
-        self._kept: dict[tuple[str, int], Sequence[Tensor]] = {}
-        self._never: set[tuple[str, int]] = set()
-        self._billed: set[str] = set()
         self._others: Sequence[object] = ()
         self._giving = ExitStack()
-        self.computed = 0
-        self.given = 0
-        self.reasons: dict[str, str] = {}
+
+    @property
+    def given(self) -> int:
+        """Examples whose frozen stages were given, each time counted."""
+        return self._stock.given
 
     def metrics(self) -> dict[str, float]:
         """Return how many examples' frozen stages were computed to be kept, and how many times they were given."""
-        return {"cost/prefix_computed": float(self.computed), "cost/prefix_given": float(self.given)}
+        return {"cost/prefix_computed": float(self._stock.computed), "cost/prefix_given": float(self.given)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was computed, given, billed and not kept so far."""
-        counts = {"computed": self.computed, "given": self.given}
-        return counts | {"billed": sorted(self._billed), "reasons": dict(self.reasons)}
+        counts = {"computed": self._stock.computed, "given": self._stock.given}
+        return counts | {"billed": sorted(self._stock.billed), "reasons": dict(self.reasons)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where an interrupted run stopped."""
-        self.computed, self.given = state_dict["computed"], state_dict["given"]
+        self._stock.computed, self._stock.given = state_dict["computed"], state_dict["given"]
         self.reasons = dict(state_dict["reasons"])
-        self._billed = set(state_dict.get("billed", ()))  # older checkpoints do not say
+        self._stock.billed = set(state_dict.get("billed", ()))  # older checkpoints do not say
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remember the other callbacks, one of which may be asked to stop."""
@@ -99,8 +76,8 @@ class PrefixCache(Callback):
         """Cut the network as this phase allows, and have ready what this epoch is given."""
         self._enter(trainer.current_epoch)
         ends = trainer.current_epoch * self._engine.plan.per_epoch + self._engine.plan.per_epoch
-        stays = self._cut is not None and self._engine.plan.known(ends - 1) and self._stays_until(ends)
-        known = ("train", self._view(trainer.current_epoch)) in self._kept
+        stays = self._stock.cut is not None and self._engine.plan.known(ends - 1) and self._stays_until(ends)
+        known = self._stock.has("train", self._view(trainer.current_epoch))
         _look_away(trainer.train_dataloader, blind=stays and known and self._blind)
 
     def on_train_batch_start(
@@ -128,11 +105,11 @@ class PrefixCache(Callback):
 
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from the first epoch on: runs that train along with others have no look before it."""
-        self.given = 0
+        self._stock.given = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try again what could not be had before: from now on, the reason is told."""
-        self._never.clear()
+        self._stock.try_again()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: Any
@@ -192,13 +169,13 @@ class PrefixCache(Callback):
         self._enter(epoch)
         view = self._view(epoch) if split == "train" else 0
         self._have(split, view)
-        if self._cut is None or (split, view) not in self._kept:
+        if self._stock.cut is None or not self._stock.has(split, view):
             raise NotKept(f"what the frozen stages give of {split} is not kept")
-        return self._cut
+        return self._stock.cut
 
     def taken(self, split: str, batch: Batch, *, epoch: int) -> list[Tensor]:
         """Return what is kept of a batch's examples, as an epoch shows them, once that is at hand."""
-        rows = self._rows(split, batch, view=self._view(epoch) if split == "train" else 0)
+        rows = self._stock.rows(split, batch, view=self._view(epoch) if split == "train" else 0)
         assert rows is not None
         return rows
 
@@ -208,8 +185,7 @@ class PrefixCache(Callback):
         assert phase is not None
         if phase is not self._phase:
             self._take(phase)
-        if self._cut is not None:
-            self._have("train", self._view(epoch))
+        self._have("train", self._view(epoch))
 
     def _enter_the_beginning(self) -> None:
         """Take the cut of the first phase, which the engine has still to enter."""
@@ -218,7 +194,7 @@ class PrefixCache(Callback):
                 self._change_to(self._cuts.of(self._engine.plan, phase))
 
     def _enter_the_end(self) -> None:
-        if self._phase is None and self._cut is not None:
+        if self._phase is None and self._stock.cut is not None:
             return
         self._phase = None
         try:
@@ -235,13 +211,7 @@ class PrefixCache(Callback):
             self._tell(str(reason))
 
     def _change_to(self, cut: Cut | None) -> None:
-        """Take another cut and forget what the one before gave; what one gives stays the same as long as it is made."""
-        if cut == self._cut:
-            return
-        self._cut = cut
-        self._names = self._cuts.names(self._engine.plan, cut) if cut else None
-        self._kept.clear()
-        self._never.clear()
+        self._stock.change_to(cut, self._engine.plan)
 
     def _tell(self, reason: str) -> None:
         """Keep why frozen stages run in every epoch, and refuse that where it must not be."""
@@ -251,121 +221,28 @@ class PrefixCache(Callback):
                 raise RequestError(f"cache=require: {self._phase.span}: {reason}; choose cache=auto")
 
     def _evaluate(self, split: str, loader: Any, limit: float) -> None:
-        if self._cut is not None and limit == 1.0:
+        if limit == 1.0:
             self._have(split, 0)
-            _look_away(loader, blind=self._blind and (split, 0) in self._kept)
+            _look_away(loader, blind=self._blind and self._stock.has(split, 0))
 
     def _have(self, split: str, view: int) -> None:
-        """Fetch, or compute, what the cut gives of a split, unless that is at hand or cannot be had."""
-        cut, names = self._cut, self._names
-        if cut is None or names is None or (split, view) in self._kept or (split, view) in self._never:
-            return
-        drawn, name, before = self._cuts.data.drawn(split), names.of(split, view), self.computed
+        """Have at hand what the cut gives of a split, if there is one; tell why not."""
         try:
-            kept = self._shelf.entry(
-                name,
-                cut.shapes(Size(len(drawn), drawn.longest)),
-                lambda tensors: self._fill(cut, split, view, tensors),
-                right=lambda tensors: self._is_right(cut, name, split, view, tensors),
-                hurried=self._hurried,
-            )
-            self._kept[split, view] = self._held(kept)
-            if split == "train":
-                self._put_on_the_bill(name, cut.flops * len(drawn), shared=self.computed == before)
-        except Hurried:
-            return
+            self._stock.fetch(split, view)
         except (NotExact, NotWritten) as reason:
-            self._never.add((split, view))
             self._tell(str(reason))
-
-    def _put_on_the_bill(self, name: str, flops: float, *, shared: bool) -> None:
-        """Bill what was computed, also by another run: whoever comes first costs no more than who comes later."""
-        if name not in self._billed:
-            self._billed.add(name)
-            self._bill.spend(flops, shared=shared)
-
-    def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
-        """Compute what is kept of all examples of a split."""
-        drawn = self._cuts.data.drawn(split)
-        with randomness_kept(), evaluating(self._cuts.network):
-            for batch in self._cuts.data.in_order(drawn, view=view):
-                if self._hurried():
-                    raise Hurried
-                rows = slice(int(batch.places[0]), int(batch.places[-1]) + 1)
-                for tensor, taken in zip(tensors, self._taken(cut, batch), strict=True):
-                    tensor[rows][tuple(slice(side) for side in taken.shape)] = taken
-        self.computed += len(drawn)
 
     def _hurried(self) -> bool:
         return any(getattr(other, "asked", False) for other in self._others)
 
-    def _taken(self, cut: Cut, batch: Batch) -> list[Tensor]:
-        """Return what is kept of a batch.
-
-        Raises:
-            NotExact: It is not as large as it was when the cut was found.
-        """
-        inputs = moved(batch.inputs, self._device)
-        taken = cut.taken_fast(self._cuts.network, inputs)
-        if [tuple(tensor.shape) for tensor in taken] != [shape.sides for shape in cut.shapes(size_of(inputs))]:
-            raise NotExact("what the frozen part gives is not of one size for all examples")
-        return taken
-
-    def _is_right(self, cut: Cut, name: str, split: str, view: int, tensors: Sequence[Tensor]) -> bool:
-        """Tell whether what lies on the shelf is what the network gives: of code, a name cannot hold everything.
-
-        Of one process it can, as long as nobody listens to the network: what was right for a run is so for the next.
-        """
-        if name in _RIGHT and not is_watched(self._cuts.network):
-            return True
-        drawn = self._cuts.data.drawn(split)
-        first = view * len(drawn)
-        batch = drawn.__getitems__(range(first, first + min(EXAMPLES, len(drawn))))
-        with randomness_kept(), evaluating(self._cuts.network):
-            taken = self._taken(cut, batch)
-        size = size_of(batch.inputs)
-        rows = [_beginning(tensor[batch.places], leaf, size) for tensor, leaf in _leaves(cut, tensors)]
-        mask = mask_of(batch.inputs)
-        both = [
-            [without_padding(each, mask) for each in (there.cpu(), here)]
-            for there, here in zip(taken, rows, strict=True)
-        ]
-        right = all(nearly(*pair) for pair in both)
-        _RIGHT.update([name] if right else [])
-        return right
-
     def _give(self, split: str, batch: Batch, *, view: int = 0) -> None:
-        rows, cut = self._rows(split, batch, view=view), self._cut
+        rows, cut = self._stock.rows(split, batch, view=view), self._stock.cut
         if rows is not None and cut is not None:
             self._giving.enter_context(cut.giving(self._cuts.network, rows, size_of(batch.inputs)))
 
-    def _rows(self, split: str, batch: Batch, *, view: int) -> list[Tensor] | None:
-        """Return what is kept of a batch's examples, and count them as given; None where nothing is kept."""
-        kept, cut = self._kept.get((split, view)), self._cut
-        if kept is None or cut is None:
-            return None
-        self.given += len(batch.places)
-        size = size_of(batch.inputs)
-        return [
-            _beginning(tensor[batch.places.to(tensor.device)], leaf, size).to(self._device)
-            for tensor, leaf in _leaves(cut, kept)
-        ]
-
-    def _held(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return what is kept on the GPU, where it is that of the network and has room."""
-        if self._device.type != "cuda":
-            return kept
-        free, _ = torch.cuda.mem_get_info(self._device)
-        fits = sum(tensor.nbytes for tensor in kept) < _SHARE_OF_GPU * free
-        return [tensor.to(self._device) for tensor in kept] if fits else kept
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._cuts.network.parameters()).device
-
     @property
     def _blind(self) -> bool:
-        return self._cut is not None and self._cut.blind
+        return self._stock.cut is not None and self._stock.cut.blind
 
     def _view(self, epoch: int) -> int:
         return epoch % (self._cuts.data.drawn("train").different or 1)
@@ -374,7 +251,9 @@ class PrefixCache(Callback):
         """Tell whether the network is cut in the same place up to an optimizer step."""
         plan, phase = self._engine.plan, self._phase
         return phase is not None and all(
-            self._cut == self._cut_of(each) for each in plan.phases if each.stop > phase.start and each.start < step
+            self._stock.cut == self._cut_of(each)
+            for each in plan.phases
+            if each.stop > phase.start and each.start < step
         )
 
     def _cut_of(self, phase: Phase) -> Cut | None:
@@ -384,33 +263,7 @@ class PrefixCache(Callback):
             return None
 
 
-def _leaves(cut: Cut, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Kept]]:
-    """Yield tensors that are kept with what is known of their shape."""
-    for tensor, (*_, leaf) in zip(tensors, cut.kept, strict=True):
-        yield tensor, leaf
-
-
-def _beginning(rows: Tensor, leaf: Kept, size: Size) -> Tensor:
-    """Return, of rows that are as long as the longest example of all, what a batch has."""
-    for place, side in enumerate(leaf.sides):
-        if side.tokens:
-            rows = rows.narrow(place, 0, side.of(size))
-    return rows
-
-
 def _look_away(loader: Any, *, blind: bool) -> None:
     """Let a loader leave out the inputs of the batches to come, or not."""
     if loader is not None and hasattr(loader.sampler, "blind"):
         loader.sampler.blind = blind
-
-
-@contextmanager
-def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Hold a network in evaluation mode, and put each module's mode back."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

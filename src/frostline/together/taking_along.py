@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from frostline.batch import Batch
 from frostline.beginnings import Beginnings
-from frostline.cache.prefix_cache import evaluating
+from frostline.cache.stock import evaluating
 from frostline.cost import Meter
 from frostline.engine import Freezing
 from frostline.interruption import LAST
