@@ -1,7 +1,7 @@
 """Proof that what was declared frozen stayed as it was, and that all processes hold the same network."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from frostline.digest import digest_of_all, digests
 from frostline.errors import IntegrityError
-from frostline.optim.partition import Group
 from frostline.plan import Phase, Plan
 from frostline.processes import everyones, world
 
@@ -28,8 +27,7 @@ class Audit:
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         self._network = network
-        self._groups: Sequence[Group] = plan.groups
-        self._stages = plan.stages
+        self._plan = plan
         self.findings: list[dict[str, Any]] = []
         self.before: dict[str, str] = {}
 
@@ -53,7 +51,7 @@ class Audit:
     @contextmanager
     def held(self, what: str, phase: Phase) -> Iterator[None]:
         """Compare the parameters that a phase declares frozen over what happens in this context, in place of steps."""
-        frozen = [group for group in self._groups if not phase.scales[group.name]]
+        frozen = [group for group in self._plan.groups if not phase.scales[group.name]]
         parameters = {name: p for group in frozen for name, p in group.parameters.items()}
         before = digests(parameters)
         yield
@@ -89,11 +87,12 @@ class Audit:
 
         A buffer of a container that spans stages counts as the stage that it was given to.
         """
-        for group in self._groups:
+        free = self._plan.training(phase.scales)
+        for group in self._plan.groups:
             for name, parameter in group.parameters.items():
-                if not phase.scales[group.name] or name in group.fixed:
+                if name not in free:
                     yield name, parameter
-        for stage in self._stages:
+        for stage in self._plan.stages:
             trains = any(phase.modes[name] for name in stage.modules)
             for name, buffer in stage.buffers.items():
                 if not phase.modes.get(name.rpartition(".")[0], trains):

@@ -198,13 +198,7 @@ class _Weights:
 
     def memory(self, phase: Phase, count: Count) -> Memory:
         """Return what a step of a phase needs."""
-        free = [
-            name
-            for group in self.plan.groups
-            if phase.scales[group.name] and self.plan.strategy.instead is None
-            for name in group.parameters
-            if name not in group.fixed
-        ]
+        free = self.plan.training(phase.scales) if self.plan.strategy.instead is None else {}
         return Memory(
             parameters=self.whole,
             gradients=sum(self.sizes[name] for name in free),

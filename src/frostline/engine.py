@@ -167,11 +167,11 @@ class Freezing(Callback):
         self.plan = replace(self.plan, decisions=(*past, Decision(step=moment, signals=signals, scales=scales)))
 
     def _apply(self, phase: Phase, optimizers: list[Optimizer]) -> None:
+        free = self.plan.training(phase.scales)
         for group in self.plan.groups:
             for name, parameter in group.parameters.items():
-                free = bool(phase.scales[group.name]) and name not in group.fixed
-                parameter.requires_grad_(free)
-                if not free:
+                parameter.requires_grad_(name in free)
+                if name not in free:
                     _forget(parameter, optimizers)
 
     def _set_modes(self) -> None:

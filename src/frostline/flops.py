@@ -114,10 +114,10 @@ def _still(module: Training, plan: Plan, phase: Phase) -> Training:
 
 def set_phase(network: nn.Module, plan: Plan, phase: Phase) -> None:
     """Set flags and modes of a network of the plan's names as the engine does in a phase."""
-    own = dict(network.named_parameters())
+    own, free = dict(network.named_parameters()), plan.training(phase.scales)
     for group in plan.groups:
         for name in group.parameters:
-            own[name].requires_grad_(bool(phase.scales[group.name]) and name not in group.fixed)
+            own[name].requires_grad_(name in free)
     for name, part in network.named_modules():
         part.training = phase.modes.get(name, True)
 

@@ -4,6 +4,7 @@ The engine applies this plan and nothing else, so that what `frostline plan` pri
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, takewhile
@@ -95,20 +96,28 @@ class Plan:
     def _scale(self, group: Group, progress: Progress) -> float:
         return with_norm_policy(self.strategy, self.strategy.scale_of(group.place, progress), group.role)
 
+    def training(self, scales: Mapping[str, float]) -> dict[str, nn.Parameter]:
+        """Return the parameters that train under these scales, by name.
+
+        They are those of the groups whose factor is not 0, without what the network's author froze.
+        """
+        free = [group for group in self.groups if scales[group.name]]
+        return {name: p for group in free for name, p in group.parameters.items() if name not in group.fixed}
+
     def modes(self, scales: Mapping[str, float]) -> dict[str, bool]:
         """Return which modules are in train mode under these scales, by module name.
 
         A normalisation layer obeys `norm_stats`; any other module (dropout, stochastic depth) is in train mode where
         something of its stage trains.
         """
-        free = {n for g in self.groups if scales[g.name] for n in g.parameters if n not in g.fixed}
+        free = self.training(scales).keys()
         return {
             name: self._trains(module, name, stage, free)
             for stage in self.stages
             for name, module in stage.modules.items()
         }
 
-    def _trains(self, module: nn.Module, name: str, stage: Stage, free: set[str]) -> bool:
+    def _trains(self, module: nn.Module, name: str, stage: Stage, free: AbstractSet[str]) -> bool:
         own = {f"{name}.{parameter}" if name else parameter for parameter, _ in module.named_parameters()}
         if is_norm(module) and self.strategy.norm_stats != "follow":
             return self.strategy.norm_stats == "running"
@@ -147,7 +156,7 @@ class Plan:
 
     def trainable(self, phase: Phase) -> int:
         """Return how many parameters (scalars) train in a phase."""
-        return sum(group.size for group in self.groups if phase.scales[group.name])
+        return sum(p.numel() for p in self.training(phase.scales).values())
 
     def frozen_prefix(self, phase: Phase) -> int:
         """Return of how many stages, from the first on, nothing trains in a phase, drops out or takes statistics.

@@ -95,6 +95,18 @@ def test_modes_follow_what_trains_unless_the_policy_says_otherwise() -> None:
     assert training(Full(norm_affine="frozen")) == {"first.drop", "second.drop", "third.drop"}
 
 
+def test_what_trains_is_what_has_a_rate_and_was_not_frozen_by_its_author() -> None:
+    network = Toy()
+    network.third.conv.weight.requires_grad_(False)
+    whole = plan(LpFt(probe=0.25, norm_affine="frozen"), network=network)
+    scale_of = {name: (group, name in group.fixed) for group in whole.groups for name in group.parameters}
+    for phase in whole.phases:
+        found = whole.training(phase.scales)
+        assert found.keys() == {n for n, (group, fixed) in scale_of.items() if phase.scales[group.name] and not fixed}
+        assert all(parameter is network.get_parameter(name) for name, parameter in found.items())
+    assert [len(whole.training(phase.scales)) for phase in whole.phases] == [2, 1 + 3 * 2 - 1 + 2]
+
+
 def test_what_its_author_froze_is_not_counted_as_trainable() -> None:
     network = Toy()
     network.third.conv.weight.requires_grad_(False)

@@ -59,9 +59,8 @@ def _left_before(time: int, stage: Stage, calls: Calls) -> tuple[str, ...]:
 
 def _training(plan: Plan, phase: Phase, stages: Sequence[Stage]) -> set[nn.Parameter]:
     """Return which parameters of some stages train in a phase."""
-    depths = [stage.depth for stage in stages]
-    groups = [group for group in plan.groups if group.stage in depths and phase.scales[group.name]]
-    return {p for group in groups for name, p in group.parameters.items() if name not in group.fixed}
+    free = plan.training(phase.scales)
+    return {free[name] for stage in stages for name in stage.parameters if name in free}
 
 
 def _owns(module: nn.Module, parameters: Collection[nn.Parameter]) -> bool:

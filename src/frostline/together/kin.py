@@ -5,6 +5,7 @@ from contextlib import suppress
 from functools import cached_property
 
 from omegaconf import DictConfig
+from torch import nn
 
 from frostline.beginnings import is_known_beforehand
 from frostline.cache.cuts import NotKept
@@ -97,18 +98,17 @@ def share_what_is_frozen(prepared: Prepared, other: Prepared) -> None:
 
     Many runs that wait for their turn then need little more memory than one.
     """
-    held, trains = prepared.network.state_dict(), set(trained(prepared.plan))
+    held, trains = prepared.network.state_dict(), trained(prepared.plan)
     for name, tensor in other.network.state_dict(keep_vars=True).items():
         if name not in trains:
             tensor.data = held[name]
 
 
-def trained(plan: Plan) -> list[str]:
-    """Name the parameters that train in the only phase of a plan."""
-    scales = plan.phases[0].scales
-    return [name for group in plan.groups if scales[group.name] for name in group.parameters if name not in group.fixed]
+def trained(plan: Plan) -> dict[str, nn.Parameter]:
+    """Return the parameters that train in the only phase of a plan, by name."""
+    return plan.training(plan.phases[0].scales)
 
 
 def _frozen(prepared: Prepared) -> dict[str, str]:
-    trains = set(trained(prepared.plan))
+    trains = trained(prepared.plan)
     return {name: each for name, each in prepared.fingerprints.items() if name not in trains}
