@@ -13,7 +13,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from frostline.cli import main
-from frostline.record import Run, Store, Tracking
+from frostline.record import Tracking
+from frostline.store import Run, Store
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -25,7 +25,7 @@ from frostline.interruption import BEST, LAST, Continued
 from frostline.plan import Phase
 from frostline.prepare import Prepared
 from frostline.processes import processes_of
-from frostline.record import Store
+from frostline.store import Store
 
 _TOLD = "beginning.json"
 _AT_THE_END = ("cost/", "audit/")

@@ -11,8 +11,8 @@ from frostline.calibration import calibrated
 from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Verb, prepare, tracking_of
-from frostline.record import Store
 from frostline.runner import configs_of, named, pretrainings_of, start_from
+from frostline.store import Store
 from frostline.study import STUDY, Study
 
 EACH = 4.0

@@ -12,7 +12,7 @@ from frostline.errors import RequestError, WeightsError
 from frostline.nn.class_names import same_classes
 from frostline.nn.stages import Stage
 from frostline.nn.weights import classes_in, read_weights
-from frostline.record import REGISTERED, Store
+from frostline.store import REGISTERED, Store
 
 WEIGHTS = "weights.safetensors"
 """The artifact that holds a finished run's weights, adapters merged."""

@@ -3,7 +3,7 @@
 from socket import gethostname
 
 from frostline.errors import RequestError
-from frostline.record import Run, Store
+from frostline.store import Run, Store
 
 
 def interrupted(store: Store, run_id: str, *, fork: bool) -> Run:

@@ -32,7 +32,7 @@ from frostline.objectives.objective import Objective
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.processes import processes_of
-from frostline.record import Store, Tracking
+from frostline.record import Tracking
 from frostline.refusals import (
     OF_A_CONFIG,
     refuse_batches_of_one,
@@ -44,6 +44,7 @@ from frostline.refusals import (
 from frostline.regularizers.regularizer import Start
 from frostline.reuse import cuts_for
 from frostline.seeds import stream
+from frostline.store import Store
 
 Verb = Literal["pretrain", "finetune"]
 DELTA = "delta.safetensors"

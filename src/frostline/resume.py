@@ -14,8 +14,8 @@ from frostline.errors import RequestError
 from frostline.interruption import LAST, Continued, read_checkpoint
 from frostline.modules import names_in
 from frostline.prepare import Prepared, Verb, prepare
-from frostline.record import Run, Store
 from frostline.run import Outcome, checkpoints, execute
+from frostline.store import Run, Store
 
 
 def resume(store: Store, run: Run, overrides: Sequence[str], *, fork: bool) -> Outcome:

@@ -18,8 +18,9 @@ from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
 from frostline.prepare import Prepared
 from frostline.processes import join, processes_of, rank, told_by_the_first, world
-from frostline.record import RunRecord, Store
+from frostline.record import RunRecord
 from frostline.run_logger import RunLogger
+from frostline.store import Store
 from frostline.training import quiet, train_and_test
 
 KEPT = "checkpoints"
@@ -94,7 +95,7 @@ def _record(
     """Train, audit and test, in a record that is closed whatever happens."""
     record = _opened(prepared, store, tags=tags, parent=parent, continued=continued)
     with _told_how_to_go_on(record.run_id), record, quiet():
-        _begin(prepared, record, tags=tags, continued=continued)
+        _begin(prepared, store, record, tags=tags, continued=continued)
         instruments, forecast = Instruments.of(prepared), counted(prepared, thrifty=True)
         folder = folder_of(record.run_id)
         ended = False
@@ -129,11 +130,13 @@ def _opened(
     return store.record(name_of(known), tags=known, parent=parent)
 
 
-def _begin(prepared: Prepared, record: RunRecord, *, tags: Mapping[str, str], continued: Continued | None) -> None:
+def _begin(
+    prepared: Prepared, store: Store, record: RunRecord, *, tags: Mapping[str, str], continued: Continued | None
+) -> None:
     """Keep what is known before training, and what another run had logged where this one goes on from it."""
     if continued and continued.run_id:
         record.tags(tags)
-    if not record.store.has(record.run_id, REQUESTED):  # a run may have been interrupted before it was
+    if not store.has(record.run_id, REQUESTED):  # a run may have been interrupted before it was
         record_request(prepared, record)
     if continued and continued.logged:
         record.take_over(continued.logged)

@@ -32,7 +32,7 @@ class RunLogger(Logger):
     @property
     def name(self) -> str:
         """The experiment's id."""
-        return self._record.store.experiment_id
+        return self._record.experiment_id
 
     @property
     def version(self) -> str:

@@ -24,8 +24,9 @@ from frostline.modules import headline
 from frostline.nearest import did_you_mean
 from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, open_store, prepare
-from frostline.record import Run, RunRecord, Store
+from frostline.record import RunRecord
 from frostline.run import Outcome, checkpoints, execute, folder_of
+from frostline.store import Run, Store
 from frostline.study import PRETRAINED, STUDY, Study
 from frostline.together.kin import ToCome, goes_with, share_what_is_frozen, takes_others
 from frostline.together.taking_along import MOST, TakingAlong

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from frostline.dossier import record_results
 from frostline.errors import RequestError
 from frostline.modules import headline
-from frostline.record import Run, Store
+from frostline.store import Run, Store
 from frostline.training import quiet
 from frostline.weight_space import Scorer, Weights, finished, mixture
 

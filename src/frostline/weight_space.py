@@ -15,7 +15,7 @@ from frostline.modules import headline
 from frostline.nn.adapters import merged
 from frostline.nn.batch_statistics import reestimate, storing
 from frostline.prepare import Prepared, Verb, prepare
-from frostline.record import Store
+from frostline.store import Store
 
 Weights = Mapping[str, Tensor]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from frostline.dossier import record_results
 from frostline.errors import RequestError
 from frostline.modules import headline
-from frostline.record import RunRecord, Store
+from frostline.record import RunRecord
+from frostline.store import Store
 from frostline.training import quiet
 from frostline.weight_space import Finished, Scorer, finished, mixture
 

@@ -14,7 +14,7 @@ from workplace import FOREIGN, TINY, Workplace
 from frostline import beginnings, run_logger, runner
 from frostline.init_from import WEIGHTS
 from frostline.modules import Training
-from frostline.record import Run
+from frostline.store import Run
 
 pytestmark = FOREIGN
 

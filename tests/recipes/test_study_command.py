@@ -14,7 +14,7 @@ from workplace import FOREIGN, TINY, Workplace
 
 from frostline.data.images import ImageData
 from frostline.modules import Training
-from frostline.record import Run
+from frostline.store import Run
 
 pytestmark = FOREIGN
 HALF_BROKEN = """

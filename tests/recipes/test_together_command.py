@@ -19,7 +19,7 @@ from workplace import FOREIGN, Workplace
 from frostline.init_from import WEIGHTS
 from frostline.interruption import LAST, read_checkpoint
 from frostline.modules import Training
-from frostline.record import Run
+from frostline.store import Run
 from frostline.together import heads, taking_along
 from frostline.together.left import Host, checkpoints_of
 from frostline.together.other import Other

@@ -47,7 +47,8 @@ def soup(arguments: list[str]) -> int:
     """Average the weights of a study's runs."""
     study, overrides = first_argument(arguments, "soup", "digits")
     from frostline.config.compose import compose
-    from frostline.record import Store, Tracking
+    from frostline.record import Tracking
+    from frostline.store import Store
 
     here = [o for o in overrides if o.startswith(("tracking.", "experiment_name="))]
     chosen = options_of([o for o in overrides if o not in here], "soup", {"arm": ""})
@@ -66,7 +67,8 @@ def soup(arguments: list[str]) -> int:
 def _store_holding(run_id: str, overrides: list[str]) -> tuple[Any, list[str]]:
     """Return the store that holds a run, and the overrides that do not say which store that is."""
     from frostline.config.compose import compose
-    from frostline.record import Store, Tracking
+    from frostline.record import Tracking
+    from frostline.store import Store
 
     here = [o for o in overrides if o.startswith("tracking.")]
     uri = compose("finetune", here).tracking.uri

@@ -45,7 +45,8 @@ def compare(arguments: list[str]) -> int:
     """Compare a study's recorded runs again."""
     named, overrides = first_argument(arguments, "compare", "experiments/digits")
     from frostline.config.compose import compose
-    from frostline.record import Store, Tracking
+    from frostline.record import Tracking
+    from frostline.store import Store
 
     name = Path(named).resolve().name if Path(named).is_dir() else named
     out = [o.removeprefix("out=") for o in overrides if o.startswith("out=")]

@@ -8,7 +8,7 @@ from typing import Any
 
 from frostline.compare.question import Measured, Question
 from frostline.errors import RequestError
-from frostline.record import Run, Store
+from frostline.store import Run, Store
 
 
 @dataclass(frozen=True, kw_only=True)
