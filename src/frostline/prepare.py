@@ -81,6 +81,32 @@ class Prepared:
         return self.module.network
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ingredients:
+    """What the config's keys ask for, each by itself."""
+
+    data: SplittedData
+    model: Backbone
+    objective: Objective
+    weights: Weights | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """A network with the carried weights in, before a strategy adds to it, and the first batch that it will see."""
+
+    network: nn.Module
+    parts: tuple[Stage, ...]
+    first: Batch
+    pairing: str
+    carried: Carried | None
+    weights: str
+    """The hash of its weights."""
+    fingerprints: Mapping[str, str]
+    layers: str
+    """Its layers, as torch prints them."""
+
+
 def open_store(cfg: DictConfig) -> Store:
     """Connect to the MLflow experiment that the config names."""
     return Store.open(tracking_of(cfg), cfg.experiment_name)
@@ -105,60 +131,36 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
     """
     torch.manual_seed(stream(cfg.seed, "init"))
-    data, model, objective, weights = _ingredients(cfg, store)
-    refuse_other_tasks(data, model, objective)
-    _draw(data, model, cfg)
-    network = objective.network(model, data.class_names)
-    parts = _stages(network, data)
-    first = next(iter(data.train_dataloader()))
-    pairing = _pairing(first, parts[-1])
-    carried = carried_into(
-        network,
-        weights,
-        head=parts[-1],
-        classes=data.class_names,
-        min_coverage=cfg.min_coverage,
-        prefix=cfg.init_prefix,
-    )
-    start, fresh, layers = weights_hash(network.state_dict()), fingerprints(network), repr(network)
-    strategy = _strategy(cfg, verb, parts)
-    attached, parts = _attach(network, parts, strategy, data, seed=cfg.seed)
-    plan = _plan(cfg, strategy, parts, len(data.train_dataloader()))
-    unfilled = _unfilled(carried, parts[-1], model, objective, data)
-    refuse_instead(plan, network, objective, first)
-    refuse_random_parts(plan, unfilled)
-    refuse_batches_of_one(verb, plan, network, data)
-    module = _module(cfg, verb, network, objective, plan, data)
+    given = _ingredients(cfg, store)
+    _draw(given.data, given.model, cfg)
+    start = _start(cfg, given)
+    plan, attached = _plan(cfg, verb, start, given.data)
+    unfilled = _unfilled(start.carried, plan.stages[-1], given)
+    _refuse_a_wrong_plan(verb, plan, start, given, unfilled)
+    module = _module(cfg, verb, start.network, given, plan)
     refuse_unknown_metric(plan, module)
     _refuse_wrong_savings(cfg, plan)
     module.unmoving = _unmoving(cfg, plan)
-    cuts = None if verb == "pretrain" else cuts_for(cfg, plan, network, data, objective)
-    content = _content(model, verb=verb, data=data.fingerprint(), weights=start, network=layers)
-    _recompute_and_compile(cfg, network, plan)
+    cuts = None if verb == "pretrain" else cuts_for(cfg, plan, start.network, given.data, given.objective)
+    content = _content(verb, start, given)
+    _recompute_and_compile(cfg, start.network, plan)
     return Prepared(
         verb=verb,
         cfg=cfg,
-        data=data,
+        data=given.data,
         module=module,
         plan=plan,
-        carried=carried,
+        carried=start.carried,
         unfilled=unfilled,
         signature=_signature(cfg, plan, content),
         apart_from_freeze=signature(plain(cfg), exclude=WITHOUT_EFFECT | {"freeze"}, extra=content),
-        weights=start,
-        fingerprints=fresh,
+        weights=start.weights,
+        fingerprints=start.fingerprints,
         attached=attached,
-        pairing=pairing,
+        pairing=start.pairing,
         cuts=cuts,
-        first=first,
+        first=start.first,
     )
-
-
-def _draw(data: SplittedData, model: Backbone, cfg: DictConfig) -> None:
-    """Draw the splits of what the model can take, for all processes of the run."""
-    data.expect(model.input)
-    data.world = processes_of(plain(cfg.trainer))
-    data.setup()
 
 
 def plan_text(prepared: Prepared) -> str:
@@ -174,7 +176,7 @@ def plan_with_cuts(prepared: Prepared, plan: Plan) -> str:
     return "\n".join([text, *told, ""]) if told else text
 
 
-def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Backbone, Objective, Weights | None]:
+def _ingredients(cfg: DictConfig, store: Store | None) -> _Ingredients:
     """Return data, model, objective and weights to carry, each as its key asks; what is wrong is said at once."""
     mistakes = Mistakes()
     for check in OF_A_CONFIG:
@@ -194,7 +196,41 @@ def _ingredients(cfg: DictConfig, store: Store | None) -> tuple[SplittedData, Ba
     assert data is not None
     assert model is not None
     assert objective is not None
-    return data, model, objective, weights
+    refuse_other_tasks(data, model, objective)
+    return _Ingredients(data=data, model=model, objective=objective, weights=weights)
+
+
+def _draw(data: SplittedData, model: Backbone, cfg: DictConfig) -> None:
+    """Draw the splits of what the model can take, for all processes of the run."""
+    data.expect(model.input)
+    data.world = processes_of(plain(cfg.trainer))
+    data.setup()
+
+
+def _start(cfg: DictConfig, given: _Ingredients) -> _Start:
+    """Draw the network and carry the weights into it; the arms of a comparison are paired by what was drawn."""
+    network = given.objective.network(given.model, given.data.class_names)
+    parts = _stages(network, given.data)
+    first = next(iter(given.data.train_dataloader()))
+    pairing = _pairing(first, parts[-1])
+    carried = carried_into(
+        network,
+        given.weights,
+        head=parts[-1],
+        classes=given.data.class_names,
+        min_coverage=cfg.min_coverage,
+        prefix=cfg.init_prefix,
+    )
+    return _Start(
+        network=network,
+        parts=parts,
+        first=first,
+        pairing=pairing,
+        carried=carried,
+        weights=weights_hash(network.state_dict()),
+        fingerprints=fingerprints(network),
+        layers=repr(network),
+    )
 
 
 def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:
@@ -213,9 +249,15 @@ def _attach(
     return attach(network, parts, strategy.adapter, example=_example(data), seed=stream(seed, "adapter"))
 
 
-def _content(model: Backbone, **content: str) -> dict[str, str]:
+def _content(verb: Verb, start: _Start, given: _Ingredients) -> dict[str, str]:
     """Return what a config stands for here and now."""
-    return {**content, "input": repr(model.input)}
+    return {
+        "verb": verb,
+        "data": given.data.fingerprint(),
+        "weights": start.weights,
+        "network": start.layers,
+        "input": repr(given.model.input),
+    }
 
 
 def _signature(cfg: DictConfig, plan: Plan, content: Mapping[str, str]) -> str:
@@ -226,11 +268,14 @@ def _signature(cfg: DictConfig, plan: Plan, content: Mapping[str, str]) -> str:
     return signature(plain(cfg), extra=extra)
 
 
-def _plan(cfg: DictConfig, strategy: Strategy, parts: Sequence[Stage], batches: int) -> Plan:
-    steps = steps_per_epoch(cfg.trainer, batches=batches)
+def _plan(cfg: DictConfig, verb: Verb, start: _Start, data: SplittedData) -> tuple[Plan, Attached | None]:
+    """Return the plan of the config's strategy over the network, and what the strategy has added to that."""
+    strategy = _strategy(cfg, verb, start.parts)
+    attached, parts = _attach(start.network, start.parts, strategy, data, seed=cfg.seed)
+    steps = steps_per_epoch(cfg.trainer, batches=len(data.train_dataloader()))
     epochs = cfg.trainer.max_epochs if strategy.instead is None else 0
     groups = partition(parts, strategy.grain)
-    return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=steps)
+    return Plan(strategy=strategy, stages=parts, groups=groups, epochs=epochs, per_epoch=steps), attached
 
 
 def steps_per_epoch(trainer: DictConfig, *, batches: int) -> int:
@@ -264,13 +309,19 @@ def _shape(example: Any) -> str:
     return "these examples"
 
 
-def _unfilled(
-    carried: Carried | None, head: Stage, model: Backbone, objective: Objective, data: SplittedData
-) -> frozenset[str]:
+def _unfilled(carried: Carried | None, head: Stage, given: _Ingredients) -> frozenset[str]:
     """Name what no weights filled; a head for other classes counts as drawn."""
     if carried is None:
-        return frozenset() if objective.brings_head(model, data.class_names) else frozenset(head.parameters)
+        brought = given.objective.brings_head(given.model, given.data.class_names)
+        return frozenset() if brought else frozenset(head.parameters)
     return carried.unfilled | frozenset(head.parameters if carried.other_classes else ())
+
+
+def _refuse_a_wrong_plan(verb: Verb, plan: Plan, start: _Start, given: _Ingredients, unfilled: frozenset[str]) -> None:
+    """Refuse a plan that the objective, the weights or the batches do not let succeed."""
+    refuse_instead(plan, start.network, given.objective, start.first)
+    refuse_random_parts(plan, unfilled)
+    refuse_batches_of_one(verb, plan, start.network, given.data)
 
 
 def _refuse_wrong_savings(cfg: DictConfig, plan: Plan) -> None:
@@ -302,9 +353,8 @@ def _unmoving(cfg: DictConfig, plan: Plan) -> frozenset[str]:
     return frozenset() if cfg.averaging or several or not plan.epochs else frozenset(plan.never_moves())
 
 
-def _module(
-    cfg: DictConfig, verb: Verb, network: nn.Module, objective: Objective, plan: Plan, data: SplittedData
-) -> Training:
+def _module(cfg: DictConfig, verb: Verb, network: nn.Module, given: _Ingredients, plan: Plan) -> Training:
+    data, objective = given.data, given.objective
     common: dict[str, Any] = {
         "groups": plan.groups,
         "optimizer": build(cfg.optimizer, key="optimizer"),
