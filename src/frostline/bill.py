@@ -11,9 +11,9 @@ from frostline.calibration import calibrated
 from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Verb, prepare, tracking_of
-from frostline.runner import configs_of, named, pretrainings_of, start_from
+from frostline.runner import configs_of, label_of, named, pretrainings_of, start_from
 from frostline.store import Store
-from frostline.study import STUDY, Study
+from frostline.study import Study
 
 EACH = 4.0
 """Seconds that the rehearsals of an arm may train."""
@@ -59,7 +59,7 @@ class _Estimate:
             if done := self.store.finished(prepared.signature):
                 return Item(arm=arm, seed=seed, recorded=True, forecast=None), str(done.info.run_id)
         if arm not in self.forecasts:
-            self.forecasts[arm] = self._forecast(prepared or prepare(cfg, verb, self.store))
+            self.forecasts[arm] = self._forecast(prepared or prepare(cfg, verb, self.store, awaited=fresh))
         return Item(arm=arm, seed=seed, recorded=False, forecast=self.forecasts[arm]), None
 
     def _forecast(self, prepared: Prepared) -> Forecast:
@@ -78,13 +78,13 @@ def items_of(study: Study, overrides: Sequence[str]) -> Iterator[Item]:
     estimate = _Estimate(store=_store(next(iter(configs.values()))), forecasts={})
     ids = dict[str, Any]()
     for called, cfg in pretrainings_of(study, overrides).items():
-        label = f"pre-training {called.removeprefix(STUDY)}".removesuffix(" pretrain")
-        item, ids[called] = estimate.item(cfg, "pretrain", label, None, fresh=False)
+        with named(label_of(called)):
+            item, ids[called] = estimate.item(cfg, "pretrain", label_of(called), None, fresh=False)
         yield item
     waiting = {key for key, cfg in configs.items() if cfg.init_from in ids and ids[cfg.init_from] is None}
     start_from(configs.values(), ids)
     for (arm, seed), cfg in configs.items():
-        with named(arm):
+        with named(f"arm '{arm}'"):
             item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in waiting)
         yield item
 

@@ -119,13 +119,14 @@ def tracking_of(cfg: DictConfig) -> Tracking:
     return tracking
 
 
-def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared:
+def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None, *, awaited: bool = False) -> Prepared:
     """Build all that a run needs and find what is wrong with the request, before anything is recorded or trained.
 
     Args:
         cfg: A checked config.
         verb: Which objective is minimised.
         store: Where `init_from` looks for a run's weights.
+        awaited: Whether the weights are still to be trained, so that nothing is said of what they may lack.
 
     Raises:
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
@@ -133,9 +134,9 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None) -> Prepared
     torch.manual_seed(stream(cfg.seed, "init"))
     given = _ingredients(cfg, store)
     _draw(given.data, given.model, cfg)
-    start = _start(cfg, given)
+    start = _start(cfg, given, prefix=None if awaited else cfg.init_prefix)
     plan, attached = _plan(cfg, verb, start, given.data)
-    unfilled = _unfilled(start.carried, plan.stages[-1], given)
+    unfilled = frozenset() if awaited else _unfilled(start.carried, plan.stages[-1], given)
     _refuse_a_wrong_plan(verb, plan, start, given, unfilled)
     module = _module(cfg, verb, start.network, given, plan)
     refuse_unknown_metric(plan, module)
@@ -207,7 +208,7 @@ def _draw(data: SplittedData, model: Backbone, cfg: DictConfig) -> None:
     data.setup()
 
 
-def _start(cfg: DictConfig, given: _Ingredients) -> _Start:
+def _start(cfg: DictConfig, given: _Ingredients, *, prefix: str | None) -> _Start:
     """Draw the network and carry the weights into it; the arms of a comparison are paired by what was drawn."""
     network = given.objective.network(given.model, given.data.class_names)
     parts = _stages(network, given.data)
@@ -219,7 +220,7 @@ def _start(cfg: DictConfig, given: _Ingredients) -> _Start:
         head=parts[-1],
         classes=given.data.class_names,
         min_coverage=cfg.min_coverage,
-        prefix=cfg.init_prefix,
+        prefix=prefix,
     )
     return _Start(
         network=network,

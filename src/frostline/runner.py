@@ -5,6 +5,7 @@ again, so that an interrupted or widened study goes on where it stopped. What ru
 """
 
 import traceback
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -85,13 +86,9 @@ class _StudyRun:
     waiting: Waiting = field(default_factory=Waiting)
     """The runs of this seed that are prepared, or were taken along by an earlier one and have still to finish."""
 
-    def pretrain(self) -> dict[str, str]:
+    def pretrain(self, pretrainings: Mapping[str, Prepared]) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
-        ids = {}
-        for called, cfg in pretrainings_of(self.study, self.overrides).items():
-            label = f"pre-training {called.removeprefix(STUDY)}".removesuffix(" pretrain")
-            ids[called], _ = self.once(prepare(cfg, "pretrain", self.store), label, "pretrain")
-        return ids
+        return {called: self.once(run, label_of(called), "pretrain")[0] for called, run in pretrainings.items()}
 
     def fill_all(self, configs: Mapping[str, DictConfig], seed: int, courses: Mapping[str, Course]) -> None:
         """Run all arms with one seed; what those of these courses have in common is trained by the first of them."""
@@ -229,13 +226,15 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         The store, the id of the study's run, and what became of the runs.
 
     Raises:
-        RequestError: The request is wrong; nothing but the pre-training may have been trained.
+        RequestError: The request is wrong; nothing has been trained, unless only the weights of a pre-training told.
         KeyboardInterrupt: A person interrupted; what has finished is recorded and will not run again.
     """
     configs = configs_of(study, overrides)
     _refuse_unknown_metric(study, _measured(next(iter(configs.values()))))
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
+    pretrainings = _prepared_pretrainings(study, overrides, store)
+    _refuse_before_pretraining(study, configs, pretrainings, store)
     progress = Progress(runs={arm: {} for arm in study.arms})
     with _reopened(store, name) as parent:
         parent.text("study.yaml", yaml.safe_dump(asdict(study), sort_keys=False))
@@ -250,7 +249,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
             beginnings=Beginnings(folder_of(parent.run_id) / "beginnings"),
             to_come=ToCome(configs),
         )
-        start_from(configs.values(), running.pretrain())
+        start_from(configs.values(), running.pretrain(pretrainings))
         _run_all(running, configs)
     return store, parent.run_id, progress
 
@@ -278,13 +277,18 @@ def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictCon
     return {called: compose("pretrain", [*QUIET, *own, *overrides]) for called, own in asked}
 
 
+def label_of(pretraining: str) -> str:
+    """Return how a pre-training is shown, by what `init_from` calls it."""
+    return f"pre-training {pretraining.removeprefix(STUDY)}".removesuffix(" pretrain")
+
+
 def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], DictConfig]:
     """Compose every run; what is wrong with any arm is told at once."""
     if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
         raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
     mistakes, configs = Mistakes(), {}
     for arm in study.arms:
-        with mistakes.gathered(), named(arm):
+        with mistakes.gathered(), named(f"arm '{arm}'"):
             configs[arm] = _compose(study, arm, overrides)
             _refuse_unknown_pretraining(configs[arm][study.seeds[0]], study)
     mistakes.refuse()
@@ -292,14 +296,14 @@ def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], 
 
 
 @contextmanager
-def named(arm: str) -> Iterator[None]:
-    """Put the arm's name before what is wrong with it."""
+def named(run: str) -> Iterator[None]:
+    """Put before what is wrong with a run which one it is."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError([f"arm '{arm}': {problem}" for problem in error.problems]) from error
+        raise ConfigError([f"{run}: {problem}" for problem in error.problems]) from error
     except RequestError as error:
-        raise RequestError(f"arm '{arm}': {error}") from error
+        raise RequestError(f"{run}: {error}") from error
 
 
 def _compose(study: Study, arm: str, overrides: Sequence[str]) -> dict[int, DictConfig]:
@@ -322,18 +326,54 @@ def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | Non
         cfg.init_from = pretrained.get(cfg.init_from, cfg.init_from)
 
 
+def _prepared_pretrainings(study: Study, overrides: Sequence[str], store: Store) -> dict[str, Prepared]:
+    """Prepare the pre-training runs, by what `init_from` calls them; what is wrong with any is told at once."""
+    mistakes, found = Mistakes(), {}
+    for called, cfg in pretrainings_of(study, overrides).items():
+        with mistakes.gathered(), named(label_of(called)):
+            found[called] = prepare(cfg, "pretrain", store)
+    mistakes.refuse()
+    return found
+
+
+def _refuse_before_pretraining(
+    study: Study, configs: Mapping[tuple[str, int], DictConfig], pretrainings: Mapping[str, Prepared], store: Store
+) -> None:
+    """Find what is wrong with any arm as far as that is known without weights that are still to be trained."""
+    runs = {called: store.finished(prepared.signature) for called, prepared in pretrainings.items()}
+    ids = {called: run and str(run.info.run_id) for called, run in runs.items()}
+    if all(ids.values()):
+        return
+    seed = study.seeds[0]
+    copies = {(arm, seed): configs[arm, seed].copy() for arm in study.arms}
+    awaiting = {arm for (arm, _), cfg in copies.items() if ids.get(cfg.init_from, "") is None}
+    start_from(copies.values(), ids)
+    deque(_prepared_arms(study, copies, store, awaiting), maxlen=0)
+
+
 def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> dict[str, Course]:
     """Find what is wrong with any arm before the first run; return how each begins with the first seed."""
-    study, mistakes, courses, metrics = running.study, Mistakes(), {}, []
+    courses = {}
+    for arm, prepared in _prepared_arms(running.study, configs, running.store):
+        courses[arm] = course_of(prepared)
+        running.waiting.hold(arm, prepared)
+    return courses
+
+
+def _prepared_arms(
+    study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store, awaiting: Collection[str] = ()
+) -> Iterator[tuple[str, Prepared]]:
+    """Yield each arm, prepared with the first seed, one at a time; tell behind the last what is wrong with any."""
+    mistakes, metrics = Mistakes(), []
     for arm in study.arms:
-        with mistakes.gathered(), named(arm):
-            prepared = prepare(configs[arm, study.seeds[0]], "finetune", running.store)
-            courses[arm] = course_of(prepared)
+        prepared = None
+        with mistakes.gathered(), named(f"arm '{arm}'"):
+            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store, awaited=arm in awaiting)
+        if prepared is not None:
             metrics.append(scalars(prepared.module.test_metrics))
-            running.waiting.hold(arm, prepared)
+            yield arm, prepared
     mistakes.refuse()
     _refuse_unknown_metric(study, metrics[0])
-    return courses
 
 
 def _measured(cfg: DictConfig) -> Iterable[str]:

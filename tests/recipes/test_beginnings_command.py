@@ -271,10 +271,10 @@ def test_arms_of_one_network_that_are_wrong_with_another_seed_fail_when_their_tu
 ) -> None:
     before = runner.prepare
 
-    def broken(cfg, *arguments):
+    def broken(cfg, *arguments, **options):
         if cfg.seed == 1 and "gradual" in cfg.freeze["_target_"]:
             raise ArithmeticError("not with this seed")
-        return before(cfg, *arguments)
+        return before(cfg, *arguments, **options)
 
     monkeypatch.setattr(runner, "prepare", broken)
     arms = {arm: ARMS[arm] for arm in ("probe", "gradual")}

@@ -251,6 +251,41 @@ def test_a_metric_of_another_task_is_refused_before_the_pretraining(workplace: W
     assert workplace.runs(phase="pretrain") == []
 
 
+def test_what_is_wrong_with_any_run_is_told_before_the_pretraining(workplace: Workplace) -> None:
+    arms = {
+        "full": ["optimizer=sgd", "optimizer.momentum=-1"],
+        "only": ["freeze=only", "freeze.stages=[body9]", "init_prefix=model"],
+        "scratch": ["init_from=null", "optimizer=adamw", "optimizer.eps=-1"],
+    }
+    said = workplace.frostline("study", study(arms=arms))
+    assert (said.code, said.err) == (
+        2,
+        "3 problem(s) in the config:\n"
+        "  arm 'full': optimizer: Invalid momentum value: -1\n"
+        "  arm 'only': freeze.stages: the network has no stage 'body9'; did you mean 'body3'?\n"
+        "  arm 'scratch': optimizer: Invalid epsilon value: -1\n",
+    )
+    assert workplace.runs() == []
+
+
+def test_what_is_wrong_with_any_pretraining_is_told_before_the_first_one(workplace: Workplace) -> None:
+    pretrain = {"good": [*TINY], "bad": [*TINY, "optimizer=sgd", "optimizer.momentum=-1"]}
+    folder = study(pretrain=pretrain, base=[*TINY, "init_from=study:good"])
+    for verb in ("study", "plan"):
+        said = workplace.frostline(verb, folder)
+        assert (said.code, said.err) == (2, "pre-training bad: optimizer: Invalid momentum value: -1\n")
+    assert workplace.runs() == []
+
+
+def test_weights_that_are_still_to_be_trained_may_bring_a_head(workplace: Workplace) -> None:
+    """An arm that trains nothing is right where the pre-training has the same classes, which only its weights tell."""
+    arms = {"full": ["freeze=full"], "statistics": ["freeze=bn_stats"]}
+    folder = study(pretrain=[*TINY], base=[*TINY], arms=arms, seeds=[0])
+    for verb in ("plan", "study"):
+        said = workplace.frostline(verb, folder)
+        assert said.code == 0, said.err
+
+
 def test_the_record_of_a_study_holds_the_command_as_it_was_typed(workplace: Workplace) -> None:
     assert workplace.frostline("study", study(seeds=[0], pretrain=None), "optimizer.lr=0.02").code == 0
     for run in children(workplace):
