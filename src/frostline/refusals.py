@@ -74,8 +74,17 @@ def _refuse_another_average(cfg: DictConfig) -> None:
 
 def _refuse_optimizer(cfg: DictConfig) -> None:
     """Let the optimizer check its own ranges, before anything is read or built that takes long."""
+    if cfg.optimizer.get("differentiable"):
+        raise RequestError(
+            "optimizer.differentiable: is for a gradient through the optimizer's own steps, which no run takes; "
+            "leave it out"
+        )
     with as_request("optimizer"):
-        build(cfg.optimizer, key="optimizer")([torch.zeros(1, requires_grad=True)])
+        make = build(cfg.optimizer, key="optimizer")
+        try:
+            make([torch.zeros(1, requires_grad=True)])
+        except RuntimeError as error:  # of torch's, on ways to compute that exclude each other
+            raise RequestError(f"optimizer: {error}") from error
 
 
 def refuse_other_tasks(data: Any, model: Any, objective: Any) -> None:

@@ -328,6 +328,15 @@ def test_help_answers_in_under_a_second_without_torch(arguments: str, tmp_path: 
             "finetune +trainer.logger=true",
             "trainer.logger: every run is logged to MLflow; choose where with tracking.uri",
         ),
+        (
+            "finetune optimizer.differentiable=true",
+            "optimizer.differentiable: is for a gradient through the optimizer's own steps, which no run takes; "
+            "leave it out",
+        ),
+        (
+            "pretrain optimizer.foreach=true optimizer.fused=true",
+            "optimizer: `fused` and `foreach` cannot be `True` together.",
+        ),
         ("finetune data.digits=[3]", "data.digits=[3]: there is nothing to tell apart; choose at least two digits"),
     ],
 )
