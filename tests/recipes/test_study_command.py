@@ -23,6 +23,12 @@ class HalfBroken(Classification):
     def loss(self, outputs, batch):
         raise ArithmeticError("no value")
 """
+INTERRUPTING = """
+from frostline.objectives.classification import Classification
+class Interrupting(Classification):
+    def loss(self, outputs, batch):
+        raise KeyboardInterrupt
+"""
 
 
 def study(folder: Path = Path("question"), **changes: object) -> str:
@@ -235,6 +241,20 @@ def test_ctrl_c_and_a_killed_process_leave_a_study_that_goes_on(workplace: Workp
     assert said.code == 0, said.err
     assert sorted(run.info.status for run in children(workplace)) == ["FINISHED", "FINISHED"]
     assert workplace.runs(phase="study")[0].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "base"])
+def test_who_interrupts_a_study_is_told_how_to_go_on_with_all_of_it(phase: str, workplace: Workplace) -> None:
+    Path("interrupting.py").write_text(INTERRUPTING)
+    said = [*TINY, "objective._target_=interrupting.Interrupting"]
+    told = workplace.frostline("study", study(**{phase: said}), "optimizer.lr=0.02", "data.digits=[3, 4]")
+    assert (told.code, told.err.splitlines()[-1]) == (
+        130,
+        "interrupted; go on with: frostline study question optimizer.lr=0.02 'data.digits=[3, 4]'",
+    )
+    *before, last = reversed(children(workplace))
+    assert (last.data.tags["frostline.phase"], last.info.status) == ({"base": "finetune"}.get(phase, phase), "KILLED")
+    assert len(before) == (phase == "base")
 
 
 def test_a_metric_that_no_run_logs_is_refused_before_any_runs(workplace: Workplace) -> None:
