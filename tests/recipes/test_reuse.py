@@ -215,8 +215,20 @@ def test_a_folder_that_cannot_be_written_to_costs_time_alone(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(workplace.folder / "mlflow.db"))
-    run_id = finished(workplace, *DIGITS, "freeze=head")
-    assert "cannot be written to" in workplace.artifact(run_id, "computed_again.json")
+    said = workplace.frostline("finetune", *DIGITS, "trainer.max_epochs=3", "freeze=head")
+    assert said.code == 0, said.err
+    reason = f"{cache_folder() / 'activations'} cannot be written to (Not a directory)"
+    assert reason in workplace.artifact(said.run_id, "computed_again.json")
+    assert [line for line in said.err.splitlines() if line.startswith("cache")] == [
+        f"cache: frozen stages run in every epoch, since {reason}; set the environment variable XDG_CACHE_HOME to a "
+        "folder that has room and is yours"
+    ], "once, whatever the number of epochs"
+
+
+def test_what_the_plan_tells_is_not_told_again_while_a_run_trains(workplace: Workplace) -> None:
+    said = workplace.frostline("finetune", *DIGITS, "trainer.max_epochs=3", "freeze=head", "data.augment=true")
+    assert "examples are changed anew" in workplace.artifact(said.run_id, "computed_again.json")
+    assert "cache" not in said.err
 
 
 def test_what_cannot_be_written_within_an_epoch_is_computed_and_nothing_else(

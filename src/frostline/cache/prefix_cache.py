@@ -1,5 +1,6 @@
 """Gives the network what its frozen stages made of each example, computed once, while Lightning trains and measures."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
@@ -45,6 +46,7 @@ class PrefixCache(Callback):
         self._engine = engine
         self._stock = Stock(cuts, payer, self._hurried)
         self._phase: Phase | None = None
+        self._told: set[str] = set()
         self._others: Sequence[object] = ()
         self._giving = ExitStack()
 
@@ -231,6 +233,14 @@ class PrefixCache(Callback):
             self._stock.fetch(split, view)
         except (NotExact, NotWritten) as reason:
             self._tell(str(reason))
+            if isinstance(reason, NotWritten) and self._phase is not None:
+                self._tell_a_person(str(reason))
+
+    def _tell_a_person(self, reason: str) -> None:
+        """Say once what stands in no plan, since somebody can do something about it."""
+        if reason not in self._told:
+            sys.stderr.write(f"\ncache: frozen stages run in every epoch, since {reason}\n")
+            self._told.add(reason)
 
     def _hurried(self) -> bool:
         return any(getattr(other, "asked", False) for other in self._others)
