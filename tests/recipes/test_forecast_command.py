@@ -39,6 +39,15 @@ def test_the_bill_of_a_study_knows_what_is_recorded(workplace: Workplace) -> Non
     assert lines[-2:] == ["order of runs:", "  none: every run is recorded"]
 
 
+def test_the_bill_of_an_arm_that_is_solved_has_no_time_and_says_so(workplace: Workplace) -> None:
+    said = workplace.frostline("plan", study(pretrain=None, arms={"full": [], "ridge": ["freeze=ridge"]}))
+    assert said.code == 0, said.err
+    _, _, _, ridge, whole, _, note, *_ = said.out.splitlines()
+    assert re.fullmatch(r"ridge +2 +0 +2 +[\d.]+ .FLOP +\? +[\d.]+ .FLOP +\?", ridge)
+    assert re.fullmatch(r"in all +4 +0 +4 +[\d.]+ .FLOP +>= [\d.]+ s", whole)
+    assert note == "each run is billed as if it were alone: what runs share of this is spent once"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
