@@ -34,9 +34,9 @@ def changed(network: nn.Module, start: Mapping[str, str]) -> dict[str, Tensor]:
 
 def save_delta(
     network: nn.Module,
+    delta: Mapping[str, Tensor],
     path: str | Path,
     *,
-    start: Mapping[str, str],
     attached: Attached | None,
     metadata: Mapping[str, str],
 ) -> None:
@@ -46,12 +46,11 @@ def save_delta(
 
     Args:
         network: The trained network, its adapters not merged.
+        delta: What `changed` found.
         path: The file, replaced where it exists.
-        start: The fingerprints of the network at the start, without adapters.
         attached: What was added to the network.
         metadata: What else to keep in the file's header.
     """
-    delta = changed(network, start)
     kept = {name: value for name, value in network.state_dict().items() if name not in delta}
     own = {"base": _base(kept), "adapter": json.dumps(asdict(attached)) if attached else ""}
     save_tensors(delta, path, metadata=dict(metadata) | own)

@@ -101,9 +101,9 @@ def record_results(prepared: Prepared, record: RunRecord) -> None:
         metadata[CLASSES] = json.dumps(prepared.module.classes)
     with record.artifact(WEIGHTS) as path:
         save_weights(merged(network) if prepared.attached else network, path, metadata=metadata)
-    if prepared.carried is not None and _is_small(changed(network, prepared.fingerprints), network):
+    if prepared.carried is not None and _is_small(delta := changed(network, prepared.fingerprints), network):
         with record.artifact(DELTA) as path:
-            save_delta(network, path, start=prepared.fingerprints, attached=prepared.attached, metadata=metadata)
+            save_delta(network, delta, path, attached=prepared.attached, metadata=metadata)
     for name, table in prepared.module.tables.items():
         record.text(f"{name.replace('/', '_')}.csv", _named(table, prepared.data.class_names))
     if prepared.module.predictions:

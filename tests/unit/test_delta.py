@@ -35,7 +35,7 @@ def train(strategy: FreezeStrategy, path: Path) -> tuple[nn.Module, nn.Module, R
         attached, parts = attach(network, parts, strategy.adapter, example=x, seed=1)
     rig = Rig(strategy, epochs=2, optimizer=SGD, network=network, parts=parts)
     rig.fit()
-    save_delta(network, path, start=start, attached=attached, metadata={"signature": "s"})
+    save_delta(network, changed(network, start), path, attached=attached, metadata={"signature": "s"})
     return base, network, rig
 
 

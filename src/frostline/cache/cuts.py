@@ -1,6 +1,6 @@
 """Which frozen stages of a run are computed once for each example, and why others are computed again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -20,7 +20,8 @@ from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
 from frostline.digest import digest_of_all
 from frostline.freeze.strategy import Solution
-from frostline.nn.calls import Calls, watch
+from frostline.nn.calls import watch
+from frostline.nn.stages import Stage
 from frostline.plan import MOST_PHASES, Phase, Plan, abridged
 
 Policy = Literal["auto", "off", "require"]
@@ -38,8 +39,8 @@ SHARE = 0.1
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
-_COUNTED: dict[str, Mapping[str, int]] = {}
-"""What a forward pass takes in each module, of the networks that this process has counted."""
+_PARTS: dict[Hashable, Sequence[tuple[str, ...]]] = {}
+"""What this process has found to be worth a cut within a stage: the arms of a study are networks alike."""
 
 _PROVED: dict[str, Cut | str] = {}
 """The cuts that this process has proved, or why there is none: the arms of a study begin as equal networks."""
@@ -182,35 +183,39 @@ class Cuts:
             raise NotKept("examples are changed anew in every epoch; data.views=V would show V ways of each, in turn")
 
     def _parts(self, plan: Plan, phase: Phase) -> Sequence[tuple[str, ...]]:
-        """Return which modules of the first stage that trains may be below the cut, too: most of it first."""
+        """Return which modules of the first stage that trains may be below the cut, too: most of it first.
+
+        Of networks alike, and where the same trains, it is found out once.
+        """
         if (stage := stage_in_part(plan, phase)) is None:
             return ()
-        flops = self._flops()
-        rest = flops[""] - sum(flops[name] for name in outermost(plan.stages[: stage.depth.index]))
-        every = parts_before(self.network, plan, phase, stage, self._calls)
-        return [parts for parts in every if sum(flops[name] for name in parts) >= SHARE * rest]
+        trains, awake = plan.training(phase.scales), (name for name, training in phase.modes.items() if training)
+        place = (self._structure, stage.depth, frozenset(trains), frozenset(awake))
+        if place not in _PARTS:
+            _PARTS[place] = self._parts_of(plan, phase, stage)
+        return _PARTS[place]
 
-    @cached_property
-    def _calls(self) -> Calls:
-        """When a forward pass calls the network's modules."""
-        return watch(self.network, self._shown)
+    def _parts_of(self, plan: Plan, phase: Phase, stage: Stage) -> Sequence[tuple[str, ...]]:
+        """Watch a forward pass for the parts of a stage that are worth a cut behind them."""
+        with FlopCounterMode(display=False) as counter:
+            calls = watch(self.network, self._shown)
+        root, counts = type(self.network).__name__, counter.get_flop_counts()
+        names = {name: ".".join(filter(None, [root, name])) for name, _ in self.network.named_modules()}
+        flops = {name: sum(counts.get(counted, {}).values()) for name, counted in names.items()}
+        rest = flops[""] - sum(flops[name] for name in outermost(plan.stages[: stage.depth.index]))
+        every = parts_before(self.network, plan, phase, stage, calls)
+        return [parts for parts in every if sum(flops[name] for name in parts) >= SHARE * rest]
 
     @property
     def _shown(self) -> Any:
         """What the network is shown to see its calls."""
         return self._examples().part(slice(EXAMPLES - 1)).inputs
 
-    def _flops(self) -> Mapping[str, int]:
-        """Return what a forward pass takes in each module, by name; of networks alike it is counted once."""
+    @cached_property
+    def _structure(self) -> str:
+        """What tells networks apart that call other modules, or whose modules take more or less."""
         shapes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_in([self._shown])]
-        name = "\n".join([self.recipe, repr(self.network), *shapes])
-        if name not in _COUNTED:
-            with FlopCounterMode(display=False) as counter:
-                watch(self.network, self._shown)
-            root, found = type(self.network).__name__, counter.get_flop_counts()
-            called = {module: ".".join(filter(None, [root, module])) for module, _ in self.network.named_modules()}
-            _COUNTED[name] = {module: sum(found.get(told, {}).values()) for module, told in called.items()}
-        return _COUNTED[name]
+        return "\n".join([self.recipe, repr(self.network), *shapes])
 
     def _examples(self) -> Batch:
         """Return the examples that a cut is proved on."""
