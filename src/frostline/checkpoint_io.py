@@ -42,7 +42,8 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint whole or not at all; Lightning would first copy all of it in memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save(checkpoint, partial)
+    with partial.open("wb") as file:  # of a path, torch would not say that the disk is full
+        torch.save(checkpoint, file)
     partial.replace(path)
 
 

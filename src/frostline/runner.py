@@ -5,8 +5,7 @@ again, so that an interrupted or widened study goes on where it stopped. What ru
 """
 
 import traceback
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from socket import gethostname
@@ -86,17 +85,20 @@ class _StudyRun:
     waiting: Waiting = field(default_factory=Waiting)
     """The runs of this seed that are prepared, or were taken along by an earlier one and have still to finish."""
 
-    def pretrain(self, pretrainings: Mapping[str, Prepared]) -> dict[str, str]:
+    def pretrain(self, pretrainings: MutableMapping[str, Prepared]) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
-        return {called: self.once(run, label_of(called), "pretrain")[0] for called, run in pretrainings.items()}
+        ids = {}
+        for called in list(pretrainings):  # none is held once it has run
+            ids[called], _ = self.once(pretrainings.pop(called), label_of(called), "pretrain")
+        return ids
 
     def fill_all(self, configs: Mapping[str, DictConfig], seed: int, courses: Mapping[str, Course]) -> None:
         """Run all arms with one seed; what those of these courses have in common is trained by the first of them."""
-        waiting = {arm: course for arm, course in courses.items() if not self.store.finished(course.signature)}
+        ahead = {arm: course for arm, course in courses.items() if not self.store.finished(course.signature)}
         for arm, cfg in configs.items():
-            waiting.pop(arm, None)
+            ahead.pop(arm, None)
             self.to_come.begins(arm, seed)
-            self.fill(cfg, arm, seed, alike=waiting.values() if arm in courses else None)
+            self.fill(cfg, arm, seed, alike=ahead.values() if arm in courses else None)
         self.beginnings.clear()
         self.waiting.clear()
 
@@ -346,9 +348,11 @@ def _refuse_before_pretraining(
         return
     seed = study.seeds[0]
     copies = {(arm, seed): configs[arm, seed].copy() for arm in study.arms}
-    awaiting = {arm for (arm, _), cfg in copies.items() if ids.get(cfg.init_from, "") is None}
+    untrained = {called for called, run_id in ids.items() if run_id is None}
+    awaiting = {arm for (arm, _), cfg in copies.items() if cfg.init_from in untrained}
     start_from(copies.values(), ids)
-    deque(_prepared_arms(study, copies, store, awaiting), maxlen=0)
+    for _ in _prepared_arms(study, copies, store, awaiting):
+        pass  # what is wrong with any arm is told behind the last
 
 
 def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> dict[str, Course]:

@@ -39,9 +39,6 @@ REMARKS = (
 )
 """Lightning's remarks, as patterns, on what is chosen on purpose."""
 
-# With deterministic algorithms torch writes NaN into all fresh memory, in case that somebody reads what nobody wrote.
-torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
 
 def train_and_test(
     prepared: Prepared,

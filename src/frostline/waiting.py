@@ -37,9 +37,13 @@ class Waiting:
 
     def take(self, arm: str) -> Prepared | None:
         """Return a run that has waited, with tensors of its own again; None where it did not wait."""
-        prepared = self._runs.pop(arm, None)
-        for _, tensor in _known(prepared) if prepared else ():
-            tensor.data = tensor.data.clone()
+        if (prepared := self._runs.pop(arm, None)) is None:
+            return None
+        needed = {place for other in self._runs.values() for place, _ in _known(other)}
+        for place, tensor in _known(prepared):
+            if place in needed:
+                tensor.data = tensor.data.clone()
+        self._tensors = {place: tensor for place, tensor in self._tensors.items() if place in needed}
         return prepared
 
     def look(self, arm: str) -> Prepared | None:

@@ -50,3 +50,11 @@ def test_without_second_names_it_is_written_twice(tmp_path: Path, monkeypatch: p
     for name in ("best.ckpt", "last.ckpt"):
         writing.save_checkpoint(checkpoint(5), tmp_path / name)
         assert step_of(tmp_path / name) == 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "last.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        OnceAMoment().save_checkpoint(checkpoint(5), tmp_path / "last.ckpt")
+    assert not (tmp_path / "last.ckpt").exists()

@@ -1,6 +1,6 @@
 """Which frozen stages of a run are computed once for each example, and why others are computed again."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -20,7 +20,7 @@ from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
 from frostline.digest import digest_of_all
 from frostline.freeze.strategy import Solution
-from frostline.nn.calls import watch
+from frostline.nn.calls import Calls, watch
 from frostline.nn.stages import Stage
 from frostline.plan import MOST_PHASES, Phase, Plan, abridged
 
@@ -39,8 +39,8 @@ SHARE = 0.1
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
-_PARTS: dict[Hashable, Sequence[tuple[str, ...]]] = {}
-"""What this process has found to be worth a cut within a stage: the arms of a study are networks alike."""
+_PARTS: dict[Hashable, Sequence[tuple[tuple[str, ...], float]]] = {}
+"""The parts of stages that this process has found, with their shares: the arms of a study are networks alike."""
 
 _PROVED: dict[str, Cut | str] = {}
 """The cuts that this process has proved, or why there is none: the arms of a study begin as equal networks."""
@@ -183,28 +183,30 @@ class Cuts:
             raise NotKept("examples are changed anew in every epoch; data.views=V would show V ways of each, in turn")
 
     def _parts(self, plan: Plan, phase: Phase) -> Sequence[tuple[str, ...]]:
-        """Return which modules of the first stage that trains may be below the cut, too: most of it first.
-
-        Of networks alike, and where the same trains, it is found out once.
-        """
+        """Return which modules of the first stage that trains may be below the cut, too: most of it first."""
         if (stage := stage_in_part(plan, phase)) is None:
             return ()
         trains, awake = plan.training(phase.scales), (name for name, training in phase.modes.items() if training)
         place = (self._structure, stage.depth, frozenset(trains), frozenset(awake))
         if place not in _PARTS:
             _PARTS[place] = self._parts_of(plan, phase, stage)
-        return _PARTS[place]
+        return [parts for parts, share in _PARTS[place] if share >= SHARE]
 
-    def _parts_of(self, plan: Plan, phase: Phase, stage: Stage) -> Sequence[tuple[str, ...]]:
-        """Watch a forward pass for the parts of a stage that are worth a cut behind them."""
+    def _parts_of(self, plan: Plan, phase: Phase, stage: Stage) -> Sequence[tuple[tuple[str, ...], float]]:
+        """Return parts of a stage that come first, and their share in what a forward pass takes from the stage on."""
+        calls, flops = self._pass
+        rest = flops[""] - sum(flops[name] for name in outermost(plan.stages[: stage.depth.index]))
+        every = parts_before(self.network, plan, phase, stage, calls)
+        return [(parts, sum(flops[name] for name in parts) / max(rest, 1)) for parts in every]
+
+    @cached_property
+    def _pass(self) -> tuple[Calls, Mapping[str, int]]:
+        """When a forward pass calls the network's modules, and the FLOPs of each by its name."""
         with FlopCounterMode(display=False) as counter:
             calls = watch(self.network, self._shown)
         root, counts = type(self.network).__name__, counter.get_flop_counts()
         names = {name: ".".join(filter(None, [root, name])) for name, _ in self.network.named_modules()}
-        flops = {name: sum(counts.get(counted, {}).values()) for name, counted in names.items()}
-        rest = flops[""] - sum(flops[name] for name in outermost(plan.stages[: stage.depth.index]))
-        every = parts_before(self.network, plan, phase, stage, calls)
-        return [parts for parts in every if sum(flops[name] for name in parts) >= SHARE * rest]
+        return calls, {name: sum(counts.get(counted, {}).values()) for name, counted in names.items()}
 
     @property
     def _shown(self) -> Any:

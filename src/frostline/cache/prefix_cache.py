@@ -18,6 +18,9 @@ from frostline.data.whole import NotWritten
 from frostline.errors import RequestError
 from frostline.plan import Phase, Plan
 
+_TOLD: set[str] = set()
+"""What was said to a person, who need not hear it again of each run of a study."""
+
 
 class Engine(Protocol):
     """What is asked of the engine: the plan, and what trains now."""
@@ -46,7 +49,6 @@ class PrefixCache(Callback):
         self._engine = engine
         self._stock = Stock(cuts, payer, self._hurried)
         self._phase: Phase | None = None
-        self._told: set[str] = set()
         self._others: Sequence[object] = ()
         self._giving = ExitStack()
 
@@ -238,9 +240,9 @@ class PrefixCache(Callback):
 
     def _tell_a_person(self, reason: str) -> None:
         """Say once what stands in no plan, since somebody can do something about it."""
-        if reason not in self._told:
+        if reason not in _TOLD:
             sys.stderr.write(f"\ncache: frozen stages run in every epoch, since {reason}\n")
-            self._told.add(reason)
+            _TOLD.add(reason)
 
     def _hurried(self) -> bool:
         return any(getattr(other, "asked", False) for other in self._others)

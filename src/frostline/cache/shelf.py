@@ -94,6 +94,11 @@ class Shelf:
         except OSError as error:
             raise NotWritten(self._folder, error) from error
 
+    def made(self, name: str) -> tuple[str, int, int]:
+        """Return what tells an entry that is here from others of its name: which file its checksums are, and when."""
+        sums = self._folder / name / _SUMS
+        return str(sums), sums.stat().st_ino, sums.stat().st_mtime_ns
+
     def _lock(self, name: str, timeout: float) -> FileLock:
         return FileLock(self._folder / _LOCKS / name, timeout=timeout)
 

@@ -1,6 +1,6 @@
 """What a cut gives of the examples, at hand while a run goes on: taken from the shelf, or computed and put there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -18,8 +18,8 @@ from frostline.data.order import randomness_kept
 from frostline.data.whole import NotWritten
 from frostline.plan import Plan
 
-_RIGHT: set[str] = set()
-"""The entries of the shelf that this process has found right."""
+_RIGHT: set[Hashable] = set()
+"""The entries of a shelf that this process has found right, as they were made."""
 
 _SHARE_OF_GPU = 0.25
 """How much of a GPU's free memory what is kept may take there; what is larger is read from the disk."""
@@ -127,24 +127,25 @@ class Stock:
 
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
         """Compute what is kept of all examples of a split."""
-        drawn = self._cuts.data.drawn(split)
-        with randomness_kept(), evaluating(self._cuts.network):
+        drawn, network, layout = self._cuts.data.drawn(split), self._cuts.network, None
+        with randomness_kept(), evaluating(network):
             for batch in self._cuts.data.in_order(drawn, view=view):
                 if self._hurried():
                     raise Hurried
+                layout = layout or cut.fastest_layout(network, moved(batch.part(slice(EXAMPLES)).inputs, self._device))
                 rows = slice(int(batch.places[0]), int(batch.places[-1]) + 1)
-                for tensor, taken in zip(tensors, self._taken(cut, batch), strict=True):
+                for tensor, taken in zip(tensors, self._taken(cut, batch, layout), strict=True):
                     tensor[rows][tuple(slice(side) for side in taken.shape)] = taken
         self.computed += len(drawn)
 
-    def _taken(self, cut: Cut, batch: Batch) -> list[Tensor]:
+    def _taken(self, cut: Cut, batch: Batch, layout: torch.memory_format = torch.preserve_format) -> list[Tensor]:
         """Return what is kept of a batch.
 
         Raises:
             NotExact: It is not as large as it was when the cut was found.
         """
         inputs = moved(batch.inputs, self._device)
-        taken = cut.taken_fast(self._cuts.network, inputs)
+        taken = cut.taken(self._cuts.network, inputs, layout=layout)
         if [tuple(tensor.shape) for tensor in taken] != [shape.sides for shape in cut.shapes(size_of(inputs))]:
             raise NotExact("what the frozen part gives is not of one size for all examples")
         return taken
@@ -154,7 +155,8 @@ class Stock:
 
         Of one process it can, as long as nobody listens to the network: what was right for a run is so for the next.
         """
-        if name in _RIGHT and not is_watched(self._cuts.network):
+        entry = self._shelf.made(name)
+        if entry in _RIGHT and not is_watched(self._cuts.network):
             return True
         drawn = self._cuts.data.drawn(split)
         first = view * len(drawn)
@@ -168,7 +170,7 @@ class Stock:
             for there, here in zip(taken, rows, strict=True)
         ]
         right = all(nearly(*pair) for pair in both)
-        _RIGHT.update([name] if right else [])
+        _RIGHT.update([entry] if right else [])
         return right
 
     def _held(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -73,7 +73,10 @@ def compose_seeds(verb: str, overrides: Sequence[str], seeds: Sequence[int]) -> 
     """
     first, *others = seeds
     tree, cfg = _composed_and_checked(verb, [*overrides, f"seed={first}"])
-    return {first: tree} | {seed: _reseeded(cfg, seed) for seed in others}
+    found = {first: tree}
+    for cfg.seed in others:
+        found[cfg.seed] = checked(cfg, verb)
+    return found
 
 
 def _composed_and_checked(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
@@ -87,13 +90,6 @@ def _composed_and_checked(verb: str, overrides: Sequence[str]) -> tuple[DictConf
     if cfg is None or said.problems or found:
         raise ConfigError(_without_echoes(_one_per_key([*said.problems, *found]), cfg))
     return OmegaConf.create(tree), cfg
-
-
-def _reseeded(cfg: DictConfig, seed: int) -> DictConfig:
-    """Return a config that was right, resolved with another seed."""
-    cfg.seed = seed
-    tree: dict[str, Any] = _resolved(cfg, "", [])
-    return OmegaConf.create(tree)
 
 
 def checked(cfg: DictConfig, verb: str) -> DictConfig:

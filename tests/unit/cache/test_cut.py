@@ -263,14 +263,32 @@ class Viewing(nn.Module):
         return self.linear(self.conv(inputs).view(len(inputs), -1))
 
 
-@pytest.mark.parametrize(("build", "size"), [(lambda: models.resnet18(num_classes=CLASSES), 32), (Viewing, 8)])
-def test_what_is_kept_is_the_same_in_the_faster_layout(build, size) -> None:
+class Peeking(Viewing):
+    """A network that looks at how its pixels lie in memory."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs.as_strided(inputs.shape, (192, 64, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "layout"),
+    [
+        (lambda: models.resnet18(num_classes=CLASSES), 32, torch.channels_last),
+        (Viewing, 8, torch.preserve_format),
+        (Peeking, 8, torch.preserve_format),
+    ],
+    ids=["resnet18", "viewing", "peeking"],
+)
+def test_images_lie_as_is_faster_where_that_changes_nothing(build, size, layout) -> None:
     torch.manual_seed(0)
     network, batch = build().eval(), images(size=size)
     parts = stages(network, batch.inputs)
     cut = cut_at(len(parts) - 1, network, batch, Classification(), parts)
 
-    usual, fast = cut.taken(network, batch.inputs), cut.taken_fast(network, batch.inputs)
+    found = cut.fastest_layout(network, batch.inputs)
 
-    for one, other in zip(usual, fast, strict=True):
+    assert found == layout
+    for one, other in zip(
+        cut.taken(network, batch.inputs), cut.taken(network, batch.inputs, layout=found), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(one.abs().max()))

@@ -189,3 +189,16 @@ def test_what_is_wrong_with_seeds_is_said_once() -> None:
     with pytest.raises(ConfigError) as caught:
         compose_seeds("finetune", ["data=digits", "freeze=gradual", "freeze.evry=2"], [0, 1])
     assert caught.value.problems == ["freeze.evry: unknown to Gradual; did you mean 'every'?"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "seeds", "sentence"),
+    [
+        ([], [0, -1], "seed: should be greater than or equal to 0, got -1"),
+        (["data.shots=${seed}"], [2, 0], "data.shots: should be greater than 0, got 0"),
+    ],
+)
+def test_every_seed_is_checked(asked: list[str], seeds: list[int], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_seeds("finetune", ["data=digits", "freeze=head", *asked], seeds)
+    assert sentence in caught.value.problems
