@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from frostline.batch import Batch, tensors_in
 from frostline.cache.cut import Cut, size_of
 from frostline.cache.cuts import NotKept
-from frostline.cache.find_cut import EXAMPLES
 from frostline.config.build import build
 from frostline.config.effective import WITHOUT_EFFECT, plain, signature
 from frostline.cost import Meter, held_bytes
@@ -360,12 +359,11 @@ def _computing(prepared: Prepared) -> float:
         return 0.0
     twin = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone)
     spent: list[float] = []
-    layout = cut.fastest_layout(twin, prepared.first.part(slice(EXAMPLES)).inputs)
     for _ in range(2):  # the first one takes longer
         begun = perf_counter()
         with randomness_kept():
             batch = next(iter(prepared.data.train_dataloader()))
-            cut.taken(twin, batch.inputs, layout=layout)
+            cut.taken(twin, batch.inputs)
         spent.append(perf_counter() - begun)
     return min(spent) / (len(batch.places) * cut.flops)
 

@@ -38,7 +38,6 @@ class Names:
         self._shared = [
             frostline.__version__,
             torch.__version__,
-            "in the fastest layout",  # sums were taken in another order before
             next(network.parameters()).device.type,
             repr(cut),
             repr(network),

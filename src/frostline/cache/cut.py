@@ -1,7 +1,7 @@
 """A place where a network can do without what is below, and what is kept there of each example."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,33 +70,11 @@ class Cut:
         """Return what so many examples take in storage."""
         return sum(shape.bytes for shape in self.shapes(size))
 
-    def taken(
-        self, network: nn.Module, inputs: Any, *, layout: torch.memory_format = torch.preserve_format
-    ) -> list[Tensor]:
-        """Return what is to be kept of some examples, without computing what comes after.
-
-        Args:
-            network: The network.
-            inputs: The examples.
-            layout: How images are to lie in memory; what is kept differs by rounding.
-        """
-        laid = inputs if layout == torch.preserve_format else inputs.contiguous(memory_format=layout)
+    def taken(self, network: nn.Module, inputs: Any) -> list[Tensor]:
+        """Return what is to be kept of some examples, without computing what comes after."""
         with torch.no_grad(), self._in_place_of(network) as prefix, prefix.noting(self.last) as noted:
-            network(laid)
+            network(inputs)
         return [noted[place].content[part] for place, part, _ in self.kept]
-
-    def fastest_layout(self, network: nn.Module, inputs: Any) -> torch.memory_format:
-        """Return how images should lie in memory: as processors are faster, where the network gives the same then.
-
-        A network may look at how its pixels lie, and fail or go wrong.
-        """
-        if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.device.type == "cpu":
-            usual = self.taken(network, inputs)
-            with suppress(RuntimeError):
-                other = self.taken(network, inputs, layout=torch.channels_last)
-                if all(nearly(*pair) for pair in zip(usual, other, strict=True)):
-                    return torch.channels_last
-        return torch.preserve_format
 
     @contextmanager
     def giving(self, network: nn.Module, kept: Sequence[Tensor], size: Size) -> Iterator[None]:

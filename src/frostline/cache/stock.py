@@ -127,25 +127,24 @@ class Stock:
 
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
         """Compute what is kept of all examples of a split."""
-        drawn, network, layout = self._cuts.data.drawn(split), self._cuts.network, None
-        with randomness_kept(), evaluating(network):
+        drawn = self._cuts.data.drawn(split)
+        with randomness_kept(), evaluating(self._cuts.network):
             for batch in self._cuts.data.in_order(drawn, view=view):
                 if self._hurried():
                     raise Hurried
-                layout = layout or cut.fastest_layout(network, moved(batch.part(slice(EXAMPLES)).inputs, self._device))
                 rows = slice(int(batch.places[0]), int(batch.places[-1]) + 1)
-                for tensor, taken in zip(tensors, self._taken(cut, batch, layout), strict=True):
+                for tensor, taken in zip(tensors, self._taken(cut, batch), strict=True):
                     tensor[rows][tuple(slice(side) for side in taken.shape)] = taken
         self.computed += len(drawn)
 
-    def _taken(self, cut: Cut, batch: Batch, layout: torch.memory_format = torch.preserve_format) -> list[Tensor]:
+    def _taken(self, cut: Cut, batch: Batch) -> list[Tensor]:
         """Return what is kept of a batch.
 
         Raises:
             NotExact: It is not as large as it was when the cut was found.
         """
         inputs = moved(batch.inputs, self._device)
-        taken = cut.taken(self._cuts.network, inputs, layout=layout)
+        taken = cut.taken(self._cuts.network, inputs)
         if [tuple(tensor.shape) for tensor in taken] != [shape.sides for shape in cut.shapes(size_of(inputs))]:
             raise NotExact("what the frozen part gives is not of one size for all examples")
         return taken
