@@ -11,7 +11,7 @@ from frostline.calibration import calibrated
 from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Verb, prepare, tracking_of
-from frostline.runner import configs_of, label_of, named, pretrainings_of, start_from
+from frostline.runner import awaiting, configs_of, label_of, named, pretrainings_of, start_from
 from frostline.store import Store
 from frostline.study import Study
 
@@ -81,11 +81,11 @@ def items_of(study: Study, overrides: Sequence[str]) -> Iterator[Item]:
         with named(label_of(called)):
             item, ids[called] = estimate.item(cfg, "pretrain", label_of(called), None, fresh=False)
         yield item
-    waiting = {key for key, cfg in configs.items() if cfg.init_from in ids and ids[cfg.init_from] is None}
+    fresh = awaiting(configs, ids)
     start_from(configs.values(), ids)
     for (arm, seed), cfg in configs.items():
         with named(f"arm '{arm}'"):
-            item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in waiting)
+            item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in fresh)
         yield item
 
 

@@ -322,6 +322,14 @@ def _refuse_unknown_pretraining(cfg: DictConfig, study: Study) -> None:
         raise RequestError(f"init_from={asked}: no such pre-training in study.yaml; {did_you_mean(asked, known)}")
 
 
+def awaiting(
+    configs: Mapping[tuple[str, int], DictConfig], pretrained: Mapping[str, str | None]
+) -> set[tuple[str, int]]:
+    """Return the runs that start from a pre-training of the study which has still to run."""
+    untrained = {called for called, run_id in pretrained.items() if run_id is None}
+    return {run for run, cfg in configs.items() if cfg.init_from in untrained}
+
+
 def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | None]) -> None:
     """Let configs that name a pre-training of the study start from its run, or from nothing where it has none."""
     for cfg in configs:
@@ -348,10 +356,9 @@ def _refuse_before_pretraining(
         return
     seed = study.seeds[0]
     copies = {(arm, seed): configs[arm, seed].copy() for arm in study.arms}
-    untrained = {called for called, run_id in ids.items() if run_id is None}
-    awaiting = {arm for (arm, _), cfg in copies.items() if cfg.init_from in untrained}
+    arms = {arm for arm, _ in awaiting(copies, ids)}
     start_from(copies.values(), ids)
-    for _ in _prepared_arms(study, copies, store, awaiting):
+    for _ in _prepared_arms(study, copies, store, arms):
         pass  # what is wrong with any arm is told behind the last
 
 
@@ -365,14 +372,14 @@ def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], Dic
 
 
 def _prepared_arms(
-    study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store, awaiting: Collection[str] = ()
+    study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store, without_weights: Collection[str] = ()
 ) -> Iterator[tuple[str, Prepared]]:
     """Yield each arm, prepared with the first seed, one at a time; tell behind the last what is wrong with any."""
     mistakes, metrics = Mistakes(), []
     for arm in study.arms:
         prepared = None
         with mistakes.gathered(), named(f"arm '{arm}'"):
-            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store, awaited=arm in awaiting)
+            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store, awaited=arm in without_weights)
         if prepared is not None:
             metrics.append(scalars(prepared.module.test_metrics))
             yield arm, prepared
