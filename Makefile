@@ -1,6 +1,8 @@
 # The commands of this project. `make run` and `make test` work from a fresh clone: they install what they need first.
 PYTHON ?= python3
 BIN := .venv/bin
+# One thread for each of the two processes that share the tests.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2
 
 .PHONY: install run test test-all bench check ui clean
 install: .venv/installed ## create .venv with the tested versions
@@ -13,11 +15,11 @@ install: .venv/installed ## create .venv with the tested versions
 run: install ## pre-train, fine-tune and compare six strategies on handwritten digits
 	$(BIN)/frostline study experiments/digits
 
-test: install ## everything needed to trust a change
-	$(BIN)/python -m pytest -q
+test: install ## everything needed to trust a change, on two cores
+	$(TESTS)
 
 test-all: install ## the slow tests too
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(TESTS) -m "slow or not slow"
 
 bench: install ## how near a run comes to the least time that its work takes; on a quiet machine
 	$(BIN)/python experiments/performance/reach.py

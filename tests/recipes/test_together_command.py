@@ -27,12 +27,13 @@ from frostline.together.other import Other
 pytestmark = FOREIGN
 
 ARMS = {
-    "a_first": ["freeze=head", "optimizer.lr=0.001"],
+    "a_first": ["freeze=head", "optimizer.lr=0.0001"],
     "b_full": ["freeze=full"],
-    "c_slower": ["freeze=head", "optimizer.lr=0.0001"],
-    "d_decayed": ["freeze=head", "optimizer.lr=0.001", "optimizer.weight_decay=0.5"],
-    "e_plain": ["freeze=head", "optimizer.lr=0.0005", "optimizer.momentum=0.0"],
+    "c_slower": ["freeze=head", "optimizer.lr=0.00001"],
+    "d_decayed": ["freeze=head", "optimizer.lr=0.0001", "optimizer.weight_decay=0.5"],
+    "e_plain": ["freeze=head", "optimizer.lr=0.00005", "optimizer.momentum=0.0"],
 }
+"""Rates at which these heads, whose features are large, come to rest: at ten times as much, rounding grows by itself."""
 ALONG = ["c_slower", "d_decayed", "e_plain"]
 
 
@@ -95,7 +96,7 @@ def assert_same_scores(one: tuple[Workplace, Run], other: tuple[Workplace, Run])
 def test_each_run_is_the_run_made_alone(more: tuple[str, ...], workplace: Workplace, steps_trained: list[str]) -> None:
     """Six epochs of two steps a run; the runs that are taken along train the last one themselves."""
     momentum = [] if "optimizer=adamw" in more else ["optimizer.momentum=0.0"]
-    arms = ARMS | {"e_plain": ["freeze=head", "optimizer.lr=0.0005", *momentum]}
+    arms = ARMS | {"e_plain": ["freeze=head", "optimizer.lr=0.00005", *momentum]}
     said = workplace.frostline("study", study(pretrain=None, reference="a_first", base=[*BASE, *more], arms=arms))
     assert said.code == 0, said.err
     runs = by_arm(workplace)
@@ -264,7 +265,7 @@ def differences(one: object, other: object, where: str = "") -> Iterator[str]:
         yield f"{where}: {one} {other}"
 
 
-RATES = {"a_fast": ["optimizer.lr=0.001"], "b_slow": ["optimizer.lr=0.0001"]}
+RATES = {"a_fast": ["optimizer.lr=0.0001"], "b_slow": ["optimizer.lr=0.00001"]}
 SHOTS = {"a_few": ["data.shots=2"], "b_more": ["data.shots=3"], "c_most": ["data.shots=4"]}
 """Of two classes, in batches of two: two steps an epoch, three, or four."""
 
@@ -273,7 +274,7 @@ SHOTS = {"a_few": ["data.shots=2"], "b_more": ["data.shots=3"], "c_most": ["data
     ("arms", "seeds", "more"),
     [
         (RATES, [0, 1, 2], ()),
-        (SHOTS, [0, 1], ("scheduler=cosine", "optimizer.lr=0.001")),
+        (SHOTS, [0, 1], ("scheduler=cosine", "optimizer.lr=0.0001")),
         pytest.param(RATES, [0, 1, 2], ("data.shots=null", "data.batch_size=50"), marks=pytest.mark.slow),
         pytest.param(
             RATES,
@@ -369,7 +370,7 @@ def test_runs_from_which_others_begin_train_by_themselves(workplace: Workplace, 
     """The head at this rate is the probe of `lp_ft`, which so begins from it with every seed."""
     arms = {
         "a_fast": ["freeze=head"],
-        "b_slow": ["freeze=head", "optimizer.lr=0.0001"],
+        "b_slow": ["freeze=head", "optimizer.lr=0.00001"],
         "c_probe": ["freeze=lp_ft", "freeze.probe=0.5"],
     }
     said = workplace.frostline("study", study(pretrain=None, reference="a_fast", base=[*BASE, start], arms=arms))
