@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # One thread for each of the two processes that share the tests.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 
 .PHONY: install run test test-all bench check ui clean
 install: .venv/installed ## create .venv with the tested versions
