@@ -20,6 +20,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"instead"},
     {"instruments"},
     {"prepare", "run_logger", "interrupted"},
+    {"initial"},
     {"refusals", "init_from", "reuse"},
     {"stopwatch", "checkpoint_io"},
     {"cost", "forecast"},

@@ -1,7 +1,7 @@
 """What a study will take, before anything of it runs: which runs are recorded, what the others cost, in which order."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from frostline.calibration import calibrated
 from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
+from frostline.initial import Initials
 from frostline.prepare import Prepared, Verb, prepare, tracking_of
 from frostline.runner import awaiting, configs_of, label_of, named, pretrainings_of, start_from
 from frostline.store import Store
@@ -42,6 +43,7 @@ class _Estimate:
 
     store: Store | None
     forecasts: dict[str, Forecast]
+    initials: Initials = field(default_factory=Initials)
 
     def item(self, cfg: DictConfig, verb: Verb, arm: str, seed: int | None, *, fresh: bool) -> tuple[Item, str | None]:
         """Return a run's item and, where it is recorded, its id.
@@ -55,12 +57,15 @@ class _Estimate:
         """
         prepared = None
         if not fresh and self.store is not None:
-            prepared = prepare(cfg, verb, self.store)
+            prepared = self._prepare(cfg, verb)
             if done := self.store.finished(prepared.signature):
                 return Item(arm=arm, seed=seed, recorded=True, forecast=None), str(done.info.run_id)
         if arm not in self.forecasts:
-            self.forecasts[arm] = self._forecast(prepared or prepare(cfg, verb, self.store, awaited=fresh))
+            self.forecasts[arm] = self._forecast(prepared or self._prepare(cfg, verb, awaited=fresh))
         return Item(arm=arm, seed=seed, recorded=False, forecast=self.forecasts[arm]), None
+
+    def _prepare(self, cfg: DictConfig, verb: Verb, *, awaited: bool = False) -> Prepared:
+        return prepare(cfg, verb, self.store, awaited=awaited, initials=self.initials)
 
     def _forecast(self, prepared: Prepared) -> Forecast:
         return calibrated(prepared, seconds=EACH)

@@ -1,34 +1,32 @@
 """Builds all that a run needs and finds what is wrong with the request, before anything is recorded or trained."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
-from frostline.batch import Batch, tensors_in
+from frostline.batch import Batch
 from frostline.cache.cuts import Cuts
-from frostline.checkpoint import Carried, weights_hash
+from frostline.checkpoint import Carried
 from frostline.config.build import build
 from frostline.config.effective import WITHOUT_EFFECT, effective, plain, signature
 from frostline.data.splitted import SplittedData
-from frostline.delta import fingerprints
-from frostline.digest import digest
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
-from frostline.init_from import Weights, carried_into, named_weights
+from frostline.init_from import named_weights
+from frostline.initial import Ingredients, Initial, Initials, drawn, example_of
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
 from frostline.nn.adapters import Attached, attach
 from frostline.nn.backbone import Backbone
-from frostline.nn.stages import Stage, stages
-from frostline.objectives.objective import Objective
+from frostline.nn.stages import Stage
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
 from frostline.processes import processes_of
@@ -49,6 +47,23 @@ from frostline.store import Store
 Verb = Literal["pretrain", "finetune"]
 DELTA = "delta.safetensors"
 """The artifact that holds what a finished run changed of the weights that it was given."""
+
+
+_AFTER_THE_NETWORK = frozenset(
+    {
+        "averaging",
+        "cache",
+        "cache_limit_gb",
+        "experiment_name",
+        "freeze",
+        "optimizer",
+        "regularizer",
+        "scheduler",
+        "stopping",
+        "tracking",
+    }
+)
+"""What of a config is looked at only once the network is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,32 +96,6 @@ class Prepared:
         return self.module.network
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ingredients:
-    """What the config's keys ask for, each by itself."""
-
-    data: SplittedData
-    model: Backbone
-    objective: Objective
-    weights: Weights | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """A network with the carried weights in, before a strategy adds to it, and the first batch that it will see."""
-
-    network: nn.Module
-    parts: tuple[Stage, ...]
-    first: Batch
-    pairing: str
-    carried: Carried | None
-    weights: str
-    """The hash of its weights."""
-    fingerprints: Mapping[str, str]
-    layers: str
-    """Its layers, as torch prints them."""
-
-
 def open_store(cfg: DictConfig) -> Store:
     """Connect to the MLflow experiment that the config names."""
     return Store.open(tracking_of(cfg), cfg.experiment_name)
@@ -119,7 +108,14 @@ def tracking_of(cfg: DictConfig) -> Tracking:
     return tracking
 
 
-def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None, *, awaited: bool = False) -> Prepared:
+def prepare(
+    cfg: DictConfig,
+    verb: Verb,
+    store: Store | None = None,
+    *,
+    awaited: bool = False,
+    initials: Initials | None = None,
+) -> Prepared:
     """Build all that a run needs and find what is wrong with the request, before anything is recorded or trained.
 
     Args:
@@ -127,6 +123,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None, *, awaited:
         verb: Which objective is minimised.
         store: Where `init_from` looks for a run's weights.
         awaited: Whether the weights are still to be trained, so that nothing is said of what they may lack.
+        initials: Makes the networks of a study's runs; None where there is one run.
 
     Raises:
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
@@ -134,7 +131,7 @@ def prepare(cfg: DictConfig, verb: Verb, store: Store | None = None, *, awaited:
     torch.manual_seed(stream(cfg.seed, "init"))
     given = _ingredients(cfg, store)
     _draw(given.data, given.model, cfg)
-    start = _start(cfg, given, prefix=None if awaited else cfg.init_prefix)
+    start = _initial(cfg, given, initials, prefix=None if awaited else cfg.init_prefix)
     plan, attached = _plan(cfg, verb, start, given.data)
     unfilled = frozenset() if awaited else _unfilled(start.carried, plan.stages[-1], given)
     _refuse_a_wrong_plan(verb, plan, start, given, unfilled)
@@ -177,7 +174,7 @@ def plan_with_cuts(prepared: Prepared, plan: Plan) -> str:
     return "\n".join([text, *told, ""]) if told else text
 
 
-def _ingredients(cfg: DictConfig, store: Store | None) -> _Ingredients:
+def _ingredients(cfg: DictConfig, store: Store | None) -> Ingredients:
     """Return data, model, objective and weights to carry, each as its key asks; what is wrong is said at once."""
     mistakes = Mistakes()
     for check in OF_A_CONFIG:
@@ -198,7 +195,7 @@ def _ingredients(cfg: DictConfig, store: Store | None) -> _Ingredients:
     assert model is not None
     assert objective is not None
     refuse_other_tasks(data, model, objective)
-    return _Ingredients(data=data, model=model, objective=objective, weights=weights)
+    return Ingredients(data=data, model=model, objective=objective, weights=weights)
 
 
 def _draw(data: SplittedData, model: Backbone, cfg: DictConfig) -> None:
@@ -208,30 +205,13 @@ def _draw(data: SplittedData, model: Backbone, cfg: DictConfig) -> None:
     data.setup()
 
 
-def _start(cfg: DictConfig, given: _Ingredients, *, prefix: str | None) -> _Start:
-    """Draw the network and carry the weights into it; the arms of a comparison are paired by what was drawn."""
-    network = given.objective.network(given.model, given.data.class_names)
-    parts = _stages(network, given.data)
-    first = next(iter(given.data.train_dataloader()))
-    pairing = _pairing(first, parts[-1])
-    carried = carried_into(
-        network,
-        given.weights,
-        head=parts[-1],
-        classes=given.data.class_names,
-        min_coverage=cfg.min_coverage,
-        prefix=prefix,
-    )
-    return _Start(
-        network=network,
-        parts=parts,
-        first=first,
-        pairing=pairing,
-        carried=carried,
-        weights=weights_hash(network.state_dict()),
-        fingerprints=fingerprints(network),
-        layers=repr(network),
-    )
+def _initial(cfg: DictConfig, given: Ingredients, initials: Initials | None, *, prefix: str | None) -> Initial:
+    """Return the network with the carried weights in, drawn or as another run has it that began alike."""
+    make = partial(drawn, given, min_coverage=cfg.min_coverage, prefix=prefix)
+    if initials is None:
+        return make()
+    known = {"data": given.data.fingerprint(), "prefix": prefix}
+    return initials.of(signature(plain(cfg), exclude=_AFTER_THE_NETWORK, extra=known), make)
 
 
 def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:
@@ -247,10 +227,10 @@ def _attach(
     """Add what the strategy adds, drawn from a stream of its own, so that the arms of a seed share all the rest."""
     if strategy.adapter is None:
         return None, parts
-    return attach(network, parts, strategy.adapter, example=_example(data), seed=stream(seed, "adapter"))
+    return attach(network, parts, strategy.adapter, example=example_of(data), seed=stream(seed, "adapter"))
 
 
-def _content(verb: Verb, start: _Start, given: _Ingredients) -> dict[str, str]:
+def _content(verb: Verb, start: Initial, given: Ingredients) -> dict[str, str]:
     """Return what a config stands for here and now."""
     return {
         "verb": verb,
@@ -269,7 +249,7 @@ def _signature(cfg: DictConfig, plan: Plan, content: Mapping[str, str]) -> str:
     return signature(plain(cfg), extra=extra)
 
 
-def _plan(cfg: DictConfig, verb: Verb, start: _Start, data: SplittedData) -> tuple[Plan, Attached | None]:
+def _plan(cfg: DictConfig, verb: Verb, start: Initial, data: SplittedData) -> tuple[Plan, Attached | None]:
     """Return the plan of the config's strategy over the network, and what the strategy has added to that."""
     strategy = _strategy(cfg, verb, start.parts)
     attached, parts = _attach(start.network, start.parts, strategy, data, seed=cfg.seed)
@@ -291,26 +271,7 @@ def batches_seen(trainer: DictConfig, split: str, *, batches: int) -> int:
     return batches if limit is None else min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
-def _example(data: SplittedData) -> Any:
-    val = data.drawn("val")
-    return val.__getitems__(range(min(2, len(val)))).inputs
-
-
-def _stages(network: nn.Module, data: SplittedData) -> tuple[Stage, ...]:
-    example = _example(data)
-    try:
-        return stages(network, example)
-    except RuntimeError as error:
-        raise RequestError(f"{data.sized_by}: the network cannot take {_shape(example)}: {error}") from error
-
-
-def _shape(example: Any) -> str:
-    if isinstance(example, Tensor):
-        return f"images of {'x'.join(str(side) for side in example.shape[-2:])} pixels"
-    return "these examples"
-
-
-def _unfilled(carried: Carried | None, head: Stage, given: _Ingredients) -> frozenset[str]:
+def _unfilled(carried: Carried | None, head: Stage, given: Ingredients) -> frozenset[str]:
     """Name what no weights filled; a head for other classes counts as drawn."""
     if carried is None:
         brought = given.objective.brings_head(given.model, given.data.class_names)
@@ -318,7 +279,7 @@ def _unfilled(carried: Carried | None, head: Stage, given: _Ingredients) -> froz
     return carried.unfilled | frozenset(head.parameters if carried.other_classes else ())
 
 
-def _refuse_a_wrong_plan(verb: Verb, plan: Plan, start: _Start, given: _Ingredients, unfilled: frozenset[str]) -> None:
+def _refuse_a_wrong_plan(verb: Verb, plan: Plan, start: Initial, given: Ingredients, unfilled: frozenset[str]) -> None:
     """Refuse a plan that the objective, the weights or the batches do not let succeed."""
     refuse_instead(plan, start.network, given.objective, start.first)
     refuse_random_parts(plan, unfilled)
@@ -354,7 +315,7 @@ def _unmoving(cfg: DictConfig, plan: Plan) -> frozenset[str]:
     return frozenset() if cfg.averaging or several or not plan.epochs else frozenset(plan.never_moves())
 
 
-def _module(cfg: DictConfig, verb: Verb, network: nn.Module, given: _Ingredients, plan: Plan) -> Training:
+def _module(cfg: DictConfig, verb: Verb, network: nn.Module, given: Ingredients, plan: Plan) -> Training:
     data, objective = given.data, given.objective
     common: dict[str, Any] = {
         "groups": plan.groups,
@@ -369,12 +330,6 @@ def _module(cfg: DictConfig, verb: Verb, network: nn.Module, given: _Ingredients
         batches = data.reference_dataloader
         regularizer.start(Start(network=network, stages=plan.stages, batches=batches, loss=objective.loss))
     return FineTuning(network, objective, regularizer=regularizer, **common)
-
-
-def _pairing(first: Batch, head: Stage) -> str:
-    """Hash what every arm of a comparison must share: the first training batch, and the head as it was drawn."""
-    tensors = [*tensors_in([first.inputs, first.targets]), first.places, *head.parameters.values()]
-    return hashlib.blake2b("".join(digest(t) for t in tensors).encode(), digest_size=16).hexdigest()
 
 
 def learning_rate(cfg: DictConfig) -> float:

@@ -13,12 +13,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from time import time
 from types import TracebackType
@@ -27,6 +29,8 @@ from typing import Any, Self
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 # MLflow's first use of a database is loud; it is told so before.
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
@@ -166,8 +170,25 @@ class RunRecord:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             yield path
-            parent = str(Path(name).parent)
-            self.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+            self._keep(path, Path(name))
+
+    def _keep(self, file: Path, name: Path) -> None:
+        """Move a file to the run's artifacts, whole or not at all; where they lie elsewhere, MLflow copies it there."""
+        if self._folder is None:
+            parent = str(name.parent)
+            self.client.log_artifact(self.run_id, str(file), None if parent == "." else parent)
+            return
+        target = self._folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{name.name}.partial")
+        shutil.move(file, partial)
+        partial.replace(target)
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        """Where the run's artifacts lie, if that is on this machine."""
+        place = self.client.get_run(self.run_id).info.artifact_uri
+        return Path(local_file_uri_to_path(place)) if is_local_uri(place) else None
 
     def dataset(self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
         """Log a dataset as an input of the run.

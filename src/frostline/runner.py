@@ -5,9 +5,10 @@ again, so that an interrupted or widened study goes on where it stopped. What ru
 """
 
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from socket import gethostname
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from frostline.beginnings import Beginning, Beginnings, Course, Leaving, course_
 from frostline.config.build import build
 from frostline.config.compose import compose, compose_seeds
 from frostline.errors import ConfigError, Mistakes, RequestError
+from frostline.initial import Initials
 from frostline.interruption import LAST, Continued
 from frostline.modules import headline
 from frostline.nearest import did_you_mean
@@ -84,6 +86,12 @@ class _StudyRun:
     """The arms whose runs begin like those of other arms."""
     waiting: Waiting = field(default_factory=Waiting)
     """The runs of this seed that are prepared, or were taken along by an earlier one and have still to finish."""
+    initials: Initials = field(default_factory=Initials)
+    """Makes their networks."""
+
+    def prepare(self, cfg: DictConfig, *, awaited: bool = False) -> Prepared:
+        """Prepare a run of an arm."""
+        return prepare(cfg, "finetune", self.store, awaited=awaited, initials=self.initials)
 
     def pretrain(self, pretrainings: MutableMapping[str, Prepared]) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
@@ -101,6 +109,7 @@ class _StudyRun:
             self.fill(cfg, arm, seed, alike=ahead.values() if arm in courses else None)
         self.beginnings.clear()
         self.waiting.clear()
+        self.initials.clear()
 
     def fill(self, cfg: DictConfig, arm: str, seed: int, *, alike: Collection[Course] | None) -> None:
         """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on.
@@ -113,7 +122,7 @@ class _StudyRun:
         """
         label = f"{arm} seed {seed}"
         try:
-            prepared = self.waiting.take(arm) or prepare(cfg, "finetune", self.store)
+            prepared = self.waiting.take(arm) or self.prepare(cfg)
             run_id, reused = self.once(prepared, label, arm, alike=alike)
             self.progress.runs[arm][seed] = run_id
             self.progress.reused += reused
@@ -165,7 +174,7 @@ class _StudyRun:
         for (other, seed), cfg in kin[:MOST]:
             with suppress(Exception):
                 here = self.waiting.look(other) if seed == own else None
-                run = here or prepare(cfg, "finetune", self.store)
+                run = here or self.prepare(cfg)
                 if goes_with(prepared, run) and self.is_untrained(run):
                     if seed == own:
                         self.waiting.hold(other, run)
@@ -191,7 +200,7 @@ class _StudyRun:
         found = {}
         for arm in arms:
             with suppress(Exception):
-                prepared = prepare(configs[arm], "finetune", self.store)
+                prepared = self.prepare(configs[arm])
                 found[arm] = course_of(prepared)
                 self.waiting.hold(arm, prepared)
         return found
@@ -358,28 +367,31 @@ def _refuse_before_pretraining(
     copies = {(arm, seed): configs[arm, seed].copy() for arm in study.arms}
     arms = {arm for arm, _ in awaiting(copies, ids)}
     start_from(copies.values(), ids)
-    for _ in _prepared_arms(study, copies, store, arms):
+    for _ in _prepared_arms(study, copies, partial(prepare, verb="finetune", store=store, initials=Initials()), arms):
         pass  # what is wrong with any arm is told behind the last
 
 
 def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> dict[str, Course]:
     """Find what is wrong with any arm before the first run; return how each begins with the first seed."""
     courses = {}
-    for arm, prepared in _prepared_arms(running.study, configs, running.store):
+    for arm, prepared in _prepared_arms(running.study, configs, running.prepare):
         courses[arm] = course_of(prepared)
         running.waiting.hold(arm, prepared)
     return courses
 
 
 def _prepared_arms(
-    study: Study, configs: Mapping[tuple[str, int], DictConfig], store: Store, without_weights: Collection[str] = ()
+    study: Study,
+    configs: Mapping[tuple[str, int], DictConfig],
+    prepared_by: Callable[..., Prepared],
+    without_weights: Collection[str] = (),
 ) -> Iterator[tuple[str, Prepared]]:
     """Yield each arm, prepared with the first seed, one at a time; tell behind the last what is wrong with any."""
     mistakes, metrics = Mistakes(), []
     for arm in study.arms:
         prepared = None
         with mistakes.gathered(), named(f"arm '{arm}'"):
-            prepared = prepare(configs[arm, study.seeds[0]], "finetune", store, awaited=arm in without_weights)
+            prepared = prepared_by(configs[arm, study.seeds[0]], awaited=arm in without_weights)
         if prepared is not None:
             metrics.append(scalars(prepared.module.test_metrics))
             yield arm, prepared

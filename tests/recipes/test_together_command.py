@@ -33,7 +33,7 @@ ARMS = {
     "d_decayed": ["freeze=head", "optimizer.lr=0.0001", "optimizer.weight_decay=0.5"],
     "e_plain": ["freeze=head", "optimizer.lr=0.00005", "optimizer.momentum=0.0"],
 }
-"""Rates at which these heads, whose features are large, come to rest: at ten times as much, rounding grows by itself."""
+"""Rates at which these heads, whose features are large, come to rest; at ten times as much, rounding would grow."""
 ALONG = ["c_slower", "d_decayed", "e_plain"]
 
 

@@ -1,5 +1,7 @@
 """Records: opened, filled, closed whatever happens; nothing cut, nothing secret."""
 
+from pathlib import Path
+
 import pytest
 from workplace import database_in
 
@@ -43,6 +45,37 @@ def test_a_run_that_a_person_interrupts_is_killed(store: Store) -> None:
     with pytest.raises(KeyboardInterrupt), store.record("three", tags={}) as record:
         raise KeyboardInterrupt
     assert status(store, record) == "KILLED"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("name", ["weights.bin", "checkpoints/last.ckpt"])
+def test_an_artifact_lies_where_mlflow_would_put_it(
+    name: str, elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a folder, 100 % #1 ?"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    store = Store.open(Tracking(uri=f"sqlite:///{database_in(tmp_path)}"), "tests")
+    monkeypatch.setattr("frostline.record.is_local_uri", lambda place: not elsewhere)
+    for content in ("first", "second"):
+        with store.record("six", tags={}) as record:
+            with record.artifact(name) as path:
+                path.write_text(content)
+        assert store.read(record.run_id, name) == content
+        assert [file.name for file in store.fetch(record.run_id, name).parent.iterdir()] == [Path(name).name]
+
+
+def test_an_artifact_is_replaced_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(source: object, target: Path) -> None:
+        target.write_text("hal")
+        raise OSError("No space left on device")
+
+    with store.record("seven", tags={}) as record:
+        record.text("note.txt", "whole")
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr("shutil.move", breaks)
+            record.text("note.txt", "other")
+        assert store.read(record.run_id, "note.txt") == "whole"
 
 
 def test_a_long_parameter_is_cut_and_marked_never_refused(store: Store) -> None:

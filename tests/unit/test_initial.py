@@ -1,0 +1,108 @@
+"""Runs that begin alike have copies of one network, and are what each would be if it were prepared alone."""
+
+import pytest
+import torch
+
+from frostline import initial as module
+from frostline.config.compose import compose
+from frostline.initial import Initials
+from frostline.prepare import Prepared, prepare
+
+BASE = ("model=resnet20", "data=digits", "data.shots=2", "trainer.accelerator=cpu", "trainer.max_epochs=3")
+OTHERS = (
+    ["freeze=head"],
+    ["freeze=lora"],
+    ["freeze=full", "regularizer=l2_sp", "optimizer=adamw", "scheduler=cosine", "stopping=early"],
+)
+
+
+def run(*overrides: str, initials: Initials | None = None) -> Prepared:
+    return prepare(compose("finetune", [*BASE, *overrides]), "finetune", initials=initials)
+
+
+def told(prepared: Prepared) -> tuple[object, ...]:
+    return (
+        prepared.signature,
+        prepared.apart_from_freeze,
+        prepared.weights,
+        dict(prepared.fingerprints),
+        prepared.pairing,
+        prepared.unfilled,
+        repr(prepared.network),
+        torch.get_rng_state().tolist(),
+    )
+
+
+@pytest.fixture
+def networks_drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A mark for each network that is really drawn."""
+    taken: list[str] = []
+    before = module.fingerprints
+
+    def noticing(network: torch.nn.Module) -> dict[str, str]:
+        taken.append("network")
+        return before(network)
+
+    monkeypatch.setattr(module, "fingerprints", noticing)
+    return taken
+
+
+@pytest.mark.parametrize("others", OTHERS, ids=" ".join)
+@pytest.mark.parametrize("model", [(), ("model=torchvision", "model.name=mobilenet_v3_small", "model.weights=null")])
+def test_a_copy_is_the_network_that_would_have_been_drawn(
+    model: tuple[str, ...], others: list[str], networks_drawn: list[str]
+) -> None:
+    initials = Initials()
+    first = run(*model, "freeze=full", initials=initials)
+    second = run(*model, *others, initials=initials)
+    assert networks_drawn == ["network"]
+    here = told(second)
+    alone = run(*model, *others)
+    assert here == told(alone)
+    for name, tensor in alone.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name], tensor), name
+    own, others_own = ({p.data_ptr() for p in each.network.parameters()} for each in (first, second))
+    assert own.isdisjoint(others_own)
+    assert {id(p) for group in second.plan.groups for p in group.parameters.values()} <= {
+        id(p) for p in second.network.parameters()
+    }
+    assert {id(m) for stage in second.plan.stages for m in stage.modules.values()} <= {
+        id(m) for m in second.network.modules()
+    }
+
+
+def test_what_was_trained_meanwhile_is_not_copied() -> None:
+    initials = Initials()
+    before = run("freeze=head", initials=initials)
+    for parameter in before.network.parameters():
+        parameter.data.add_(1)
+    assert run("freeze=full", initials=initials).weights == run("freeze=full").weights
+    assert torch.equal(
+        next(run("freeze=full", initials=initials).network.parameters()), next(run("freeze=full").network.parameters())
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["seed=1", "data.digits=[1,2]", "data.image_size=16", "data.shots=3", "model.depth=32", "data.batch_size=2"],
+)
+def test_what_begins_otherwise_is_drawn_anew(other: str, networks_drawn: list[str]) -> None:
+    initials = Initials()
+    run(initials=initials)
+    here = told(run(other, initials=initials))
+    assert networks_drawn == ["network"] * 2
+    assert here == told(run(other))
+
+
+@pytest.mark.parametrize("why", ["room", "copy"])
+def test_what_cannot_be_copied_is_drawn_anew(
+    why: str, networks_drawn: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(_: object) -> object:
+        raise RuntimeError("Only Tensors created explicitly by the user support the deepcopy protocol")
+
+    monkeypatch.setattr(module, *(("LARGEST", 10) if why == "room" else ("deepcopy", cannot)))
+    initials = Initials()
+    first, second = run(initials=initials), run("freeze=head", initials=initials)
+    assert networks_drawn == ["network"] * 2
+    assert first.weights == second.weights
