@@ -191,7 +191,10 @@ print(finetune(*asked, "freeze={freeze}")["cost/peak_memory_mb"])
 PEAK_OF_FLOOR = """
 from pathlib import Path
 import mlflow, pytorch_lightning, torchvision, matplotlib.pyplot, hydra, sklearn.datasets, frostline.run  # as a run has
+from frostline.config.compose import compose
+from frostline.prepare import open_store
 from measuring import resnet20_around, train_on_frozen
+open_store(compose("finetune", []))  # by which any run is recorded
 train_on_frozen(*resnet20_around("{cut}"), examples=1024, val=128, side=32, epochs=1, batch=128)
 said = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
 print(int(said.split()[1]) * 1024 / 1e6)
@@ -202,7 +205,7 @@ def memory() -> Row:
     """Train the head, and the last stage, of ResNet-20: the peak of the whole process.
 
     A peak does not depend on speed, so both sides run at the same time, with one thread each: beside other work,
-    several threads would mostly wait for one another.
+    several threads would mostly wait for one another. Both hold the libraries of a run and its open database.
     """
     images(Path("images"), side=32, counts={"train": 1024, "val": 128, "test": 64})
     ours, floors = {}, {}
