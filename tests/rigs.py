@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.batch import Batch
+from frostline.digest import digests
 from frostline.engine import Freezing
 from frostline.freeze.strategy import Strategy
 from frostline.modules import FineTuning
@@ -108,6 +109,12 @@ class Rig:
             scheduler=scheduler or constant,
             classes=["a", "b", "c"],
         )
+
+    @property
+    def unmoving(self) -> dict[str, str]:
+        """Digests of what the whole run leaves as it is now."""
+        stays = self.plan.never_moves()
+        return digests({name: tensor for name, tensor in self.network.state_dict().items() if name in stays})
 
     def fit(
         self,

@@ -13,6 +13,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"commands"},
     {"bill"},
     {"runner", "compare", "resume", "wise_ft", "soup"},
+    {"asked"},
     {"study", "display", "rank", "weight_space"},
     {"run"},
     {"calibration", "together"},

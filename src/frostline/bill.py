@@ -7,12 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from frostline.asked import awaiting, configs_of, label_of, named, pretrainings_of, start_from
 from frostline.calibration import calibrated
 from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.initial import Initials
 from frostline.prepare import Prepared, Verb, prepare, tracking_of
-from frostline.runner import awaiting, configs_of, label_of, named, pretrainings_of, start_from
 from frostline.store import Store
 from frostline.study import Study
 

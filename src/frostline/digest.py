@@ -25,5 +25,10 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def digest_of_all(tensors: Mapping[str, Tensor]) -> str:
     """Return one hash of tensors and their names, in whatever order."""
-    named = (f"{name} {each}\n" for name, each in sorted(digests(tensors).items()))
+    return together(digests(tensors))
+
+
+def together(found: Mapping[str, str]) -> str:
+    """Return the hash of all tensors of which the digests are these."""
+    named = (f"{name} {each}\n" for name, each in sorted(found.items()))
     return hashlib.sha256("".join(named).encode()).hexdigest()[:32]

@@ -1,6 +1,7 @@
 """The errors that are the user's to mend: a sentence each, naming the key or the file and the way out."""
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,15 @@ def counted(number: int, noun: str) -> str:
     """
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:,} {noun}{ending}"
+
+
+@contextmanager
+def goes_on_by(*command: str) -> Iterator[None]:
+    """Tell a person who interrupts this context by which of our commands it goes on; the outermost context tells."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on with: {shlex.join(['frostline', *command])}") from None
 
 
 def moved(error: RequestError, key: str, names: Iterable[str]) -> RequestError:

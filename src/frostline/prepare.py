@@ -16,6 +16,7 @@ from frostline.checkpoint import Carried
 from frostline.config.build import build
 from frostline.config.effective import WITHOUT_EFFECT, effective, plain, signature
 from frostline.data.splitted import SplittedData
+from frostline.digest import digest
 from frostline.errors import ConfigError, Mistakes, RequestError
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
@@ -24,7 +25,7 @@ from frostline.initial import Ingredients, Initial, Initials, drawn, example_of
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
-from frostline.nn.adapters import Attached, attach
+from frostline.nn.adapters import Attached, attach, plain_name
 from frostline.nn.backbone import Backbone
 from frostline.nn.stages import Stage
 from frostline.optim.partition import outline, partition
@@ -138,8 +139,10 @@ def prepare(
     module = _module(cfg, verb, start.network, given, plan)
     refuse_unknown_metric(plan, module)
     _refuse_wrong_savings(cfg, plan)
-    module.unmoving = _unmoving(cfg, plan)
-    cuts = None if verb == "pretrain" else cuts_for(cfg, plan, start.network, given.data, given.objective)
+    module.unmoving = _unmoving(cfg, plan, start)
+    cuts = None
+    if verb == "finetune":
+        cuts = cuts_for(cfg, plan, start.network, given.data, given.objective, known=module.unmoving)
     content = _content(verb, start, given)
     _recompute_and_compile(cfg, start.network, plan)
     return Prepared(
@@ -309,10 +312,16 @@ def _recompute_and_compile(cfg: DictConfig, network: nn.Module, plan: Plan) -> N
         network.compile(backend=cfg.compile)
 
 
-def _unmoving(cfg: DictConfig, plan: Plan) -> frozenset[str]:
-    """Return what no checkpoint need hold; all is held where other weights stand in, or other processes take part."""
-    several = processes_of(plain(cfg.trainer)) > 1
-    return frozenset() if cfg.averaging or several or not plan.epochs else frozenset(plan.never_moves())
+def _unmoving(cfg: DictConfig, plan: Plan, start: Initial) -> dict[str, str]:
+    """Return the digests of what no checkpoint need hold.
+
+    All is held where other weights stand in, or other processes take part.
+    """
+    if cfg.averaging or processes_of(plain(cfg.trainer)) > 1 or not plan.epochs:
+        return {}
+    stays = plan.never_moves()
+    tensors = {name: tensor for name, tensor in start.network.state_dict().items() if name in stays}
+    return {name: start.fingerprints.get(plain_name(name)) or digest(each) for name, each in tensors.items()}
 
 
 def _module(cfg: DictConfig, verb: Verb, network: nn.Module, given: Ingredients, plan: Plan) -> Training:

@@ -1,6 +1,7 @@
 """Whether a config lets what frozen stages give be kept, and where."""
 
 import json
+from collections.abc import Mapping
 
 from omegaconf import DictConfig
 from torch import nn
@@ -19,7 +20,15 @@ from frostline.processes import processes_of
 _LIGHTNING = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.")
 
 
-def cuts_for(cfg: DictConfig, plan: Plan, network: nn.Module, data: SplittedData, objective: Objective) -> Cuts | None:
+def cuts_for(
+    cfg: DictConfig,
+    plan: Plan,
+    network: nn.Module,
+    data: SplittedData,
+    objective: Objective,
+    *,
+    known: Mapping[str, str],
+) -> Cuts | None:
     """Return where a run can do without computing its frozen stages again; None where that was not asked for.
 
     Args:
@@ -28,6 +37,7 @@ def cuts_for(cfg: DictConfig, plan: Plan, network: nn.Module, data: SplittedData
         network: The network.
         data: What it is trained on.
         objective: What must be the same with and without.
+        known: Digests of the network's tensors that the whole run leaves as they are.
 
     Raises:
         RequestError: It is required, and cannot be.
@@ -37,6 +47,7 @@ def cuts_for(cfg: DictConfig, plan: Plan, network: nn.Module, data: SplittedData
     cuts = Cuts(
         network=network,
         data=data,
+        known=known,
         judge=judge_of(objective),
         policy=cfg.cache,
         folder=cache_folder() / "activations",

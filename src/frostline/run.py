@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from frostline.calibration import counted
 from frostline.config.effective import plain
 from frostline.dossier import REQUESTED, name_of, record_course, record_request, record_results, tags_of
-from frostline.errors import RequestError
+from frostline.errors import RequestError, goes_on_by
 from frostline.instruments import Instruments
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
@@ -94,7 +94,7 @@ def _record(
 ) -> Outcome:
     """Train, audit and test, in a record that is closed whatever happens."""
     record = _opened(prepared, store, tags=tags, parent=parent, continued=continued)
-    with _told_how_to_go_on(record.run_id), record, quiet():
+    with goes_on_by("resume", record.run_id), record, quiet():
         _begin(prepared, store, record, tags=tags, continued=continued)
         instruments, forecast = Instruments.of(prepared), counted(prepared, thrifty=True)
         folder = folder_of(record.run_id)
@@ -172,11 +172,3 @@ def _keep_checkpoints(record: RunRecord, folder: Path, *, ended: bool) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         folder.parent.rmdir()  # only if nothing else is there
-
-
-@contextmanager
-def _told_how_to_go_on(run_id: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with: frostline resume {run_id}") from None

@@ -5,10 +5,9 @@ again, so that an interrupted or widened study goes on where it stopped. What ru
 """
 
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from socket import gethostname
 from typing import Any, Protocol
 
@@ -16,30 +15,28 @@ import yaml
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
+from frostline.asked import (
+    configs_of,
+    label_of,
+    prepared_arms,
+    prepared_pretrainings,
+    refuse_before_pretraining,
+    refuse_unknown_metric,
+    start_from,
+)
 from frostline.beginnings import Beginning, Beginnings, Course, Leaving, course_of, names_for, those_that_share
-from frostline.config.build import build
-from frostline.config.compose import compose, compose_seeds
-from frostline.errors import ConfigError, Mistakes, RequestError
+from frostline.errors import RequestError
 from frostline.initial import Initials
 from frostline.interruption import LAST, Continued
 from frostline.modules import headline
-from frostline.nearest import did_you_mean
-from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.record import RunRecord
 from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.store import Run, Store
-from frostline.study import PRETRAINED, STUDY, Study
+from frostline.study import Study
 from frostline.together.kin import ToCome, goes_with, share_what_is_frozen, takes_others
 from frostline.together.taking_along import MOST, TakingAlong
 from frostline.waiting import Waiting
-
-QUIET = ("trainer.enable_progress_bar=false",)
-"""A study has one display; Lightning's own would fight with it for the terminal."""
-
-
-UNTESTED = ("trainer.limit_test_batches=0",)
-"""A study that chooses by a metric of val leaves the test split alone: it is looked at once, after the choice."""
 
 
 class Display(Protocol):
@@ -139,10 +136,22 @@ class _StudyRun:
         if done := self.store.finished(prepared.signature):
             self.display.skip(label)
             return done.info.run_id, True
+        outcome, beginning = self.trained(prepared, label, arm, alike=alike or ())
+        self.display.end(label, _result(outcome, beginning))
+        return outcome.run_id, False
+
+    def trained(
+        self, prepared: Prepared, label: str, arm: str, *, alike: Collection[Course]
+    ) -> tuple[Outcome, Beginning | None]:
+        """Train a run, from the start, from where it was interrupted, or from what another run has left for it.
+
+        Returns:
+            What it came to, and what another run had left.
+        """
         begun = self.begun(prepared.signature)
         course = course_of(prepared) if alike or not self.beginnings.empty else Course(signature=prepared.signature)
         beginning = None if begun and (begun.folder / LAST).exists() else self.beginnings.longest(course)
-        leaving = Leaving(self.beginnings, names_for(course, alike or ()), store=self.store, arm=arm)
+        leaving = Leaving(self.beginnings, names_for(course, alike), store=self.store, arm=arm)
         others = [] if begun or beginning else self.taken_along(prepared, arm)
         along = [TakingAlong(prepared, others, beginnings=self.beginnings, arm=arm)] if others else []
         outcome = execute(
@@ -156,8 +165,7 @@ class _StudyRun:
         for reason in filter(None, (each.why_not for each in along)):
             self.to_come.keep_apart(arm, prepared.cfg.seed)
             self.parent.text(f"apart/{arm}-seed{prepared.cfg.seed}.txt", reason)
-        self.display.end(label, _result(outcome, beginning))
-        return outcome.run_id, False
+        return outcome, beginning
 
     def taken_along(self, prepared: Prepared, arm: str) -> list[Prepared]:
         """Return the runs that one takes along: what is wrong with one of them is told when its turn comes.
@@ -241,11 +249,11 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         KeyboardInterrupt: A person interrupted; what has finished is recorded and will not run again.
     """
     configs = configs_of(study, overrides)
-    _refuse_unknown_metric(study, _measured(next(iter(configs.values()))))
+    refuse_unknown_metric(study, next(iter(configs.values())))
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
-    pretrainings = _prepared_pretrainings(study, overrides, store)
-    _refuse_before_pretraining(study, configs, pretrainings, store)
+    pretrainings = prepared_pretrainings(study, overrides, store)
+    refuse_before_pretraining(study, configs, pretrainings, store)
     progress = Progress(runs={arm: {} for arm in study.arms})
     with _reopened(store, name) as parent:
         parent.text("study.yaml", yaml.safe_dump(asdict(study), sort_keys=False))
@@ -277,139 +285,18 @@ def _run_all(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) 
     running.close()
 
 
-def _of(configs: Mapping[tuple[str, int], DictConfig], seed: int) -> dict[str, DictConfig]:
-    """Return the configs of one seed, by arm."""
-    return {arm: cfg for (arm, each), cfg in configs.items() if each == seed}
-
-
-def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
-    """Compose the pre-training runs, by what `init_from` calls them."""
-    asked = study.pretrainings.items()
-    return {called: compose("pretrain", [*QUIET, *own, *overrides]) for called, own in asked}
-
-
-def label_of(pretraining: str) -> str:
-    """Return how a pre-training is shown, by what `init_from` calls it."""
-    return f"pre-training {pretraining.removeprefix(STUDY)}".removesuffix(" pretrain")
-
-
-def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], DictConfig]:
-    """Compose every run; what is wrong with any arm is told at once."""
-    if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
-        raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    mistakes, configs = Mistakes(), {}
-    for arm in study.arms:
-        with mistakes.gathered(), named(f"arm '{arm}'"):
-            configs[arm] = _compose(study, arm, overrides)
-            _refuse_unknown_pretraining(configs[arm][study.seeds[0]], study)
-    mistakes.refuse()
-    return {(arm, seed): configs[arm][seed] for seed in study.seeds for arm in study.arms}
-
-
-@contextmanager
-def named(run: str) -> Iterator[None]:
-    """Put before what is wrong with a run which one it is."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError([f"{run}: {problem}" for problem in error.problems]) from error
-    except RequestError as error:
-        raise RequestError(f"{run}: {error}") from error
-
-
-def _compose(study: Study, arm: str, overrides: Sequence[str]) -> dict[int, DictConfig]:
-    """Compose the runs of an arm, by seed."""
-    start = [f"init_from='{PRETRAINED}'"] if PRETRAINED in study.pretrainings else []
-    chosen = [*QUIET, *(UNTESTED if study.metric.startswith("val/") else ()), *start]
-    return compose_seeds("finetune", [*chosen, *study.base, *study.arms[arm], *overrides], study.seeds)
-
-
-def _refuse_unknown_pretraining(cfg: DictConfig, study: Study) -> None:
-    asked = str(cfg.init_from)
-    if asked.startswith(STUDY) and asked not in study.pretrainings:
-        known = study.pretrainings or ["none: the study has no pretrain"]
-        raise RequestError(f"init_from={asked}: no such pre-training in study.yaml; {did_you_mean(asked, known)}")
-
-
-def awaiting(
-    configs: Mapping[tuple[str, int], DictConfig], pretrained: Mapping[str, str | None]
-) -> set[tuple[str, int]]:
-    """Return the runs that start from a pre-training of the study which has still to run."""
-    untrained = {called for called, run_id in pretrained.items() if run_id is None}
-    return {run for run, cfg in configs.items() if cfg.init_from in untrained}
-
-
-def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | None]) -> None:
-    """Let configs that name a pre-training of the study start from its run, or from nothing where it has none."""
-    for cfg in configs:
-        cfg.init_from = pretrained.get(cfg.init_from, cfg.init_from)
-
-
-def _prepared_pretrainings(study: Study, overrides: Sequence[str], store: Store) -> dict[str, Prepared]:
-    """Prepare the pre-training runs, by what `init_from` calls them; what is wrong with any is told at once."""
-    mistakes, found = Mistakes(), {}
-    for called, cfg in pretrainings_of(study, overrides).items():
-        with mistakes.gathered(), named(label_of(called)):
-            found[called] = prepare(cfg, "pretrain", store)
-    mistakes.refuse()
-    return found
-
-
-def _refuse_before_pretraining(
-    study: Study, configs: Mapping[tuple[str, int], DictConfig], pretrainings: Mapping[str, Prepared], store: Store
-) -> None:
-    """Find what is wrong with any arm as far as that is known without weights that are still to be trained."""
-    runs = {called: store.finished(prepared.signature) for called, prepared in pretrainings.items()}
-    ids = {called: run and str(run.info.run_id) for called, run in runs.items()}
-    if all(ids.values()):
-        return
-    seed = study.seeds[0]
-    copies = {(arm, seed): configs[arm, seed].copy() for arm in study.arms}
-    arms = {arm for arm, _ in awaiting(copies, ids)}
-    start_from(copies.values(), ids)
-    for _ in _prepared_arms(study, copies, partial(prepare, verb="finetune", store=store, initials=Initials()), arms):
-        pass  # what is wrong with any arm is told behind the last
-
-
 def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> dict[str, Course]:
     """Find what is wrong with any arm before the first run; return how each begins with the first seed."""
     courses = {}
-    for arm, prepared in _prepared_arms(running.study, configs, running.prepare):
+    for arm, prepared in prepared_arms(running.study, configs, running.prepare):
         courses[arm] = course_of(prepared)
         running.waiting.hold(arm, prepared)
     return courses
 
 
-def _prepared_arms(
-    study: Study,
-    configs: Mapping[tuple[str, int], DictConfig],
-    prepared_by: Callable[..., Prepared],
-    without_weights: Collection[str] = (),
-) -> Iterator[tuple[str, Prepared]]:
-    """Yield each arm, prepared with the first seed, one at a time; tell behind the last what is wrong with any."""
-    mistakes, metrics = Mistakes(), []
-    for arm in study.arms:
-        prepared = None
-        with mistakes.gathered(), named(f"arm '{arm}'"):
-            prepared = prepared_by(configs[arm, study.seeds[0]], awaited=arm in without_weights)
-        if prepared is not None:
-            metrics.append(scalars(prepared.module.test_metrics))
-            yield arm, prepared
-    mistakes.refuse()
-    _refuse_unknown_metric(study, metrics[0])
-
-
-def _measured(cfg: DictConfig) -> Iterable[str]:
-    """Return the names of the metrics of a run before its data is known: all that any number of classes brings."""
-    objective: Objective = build(cfg.objective, key="objective")
-    return scalars(objective.metrics([str(number) for number in range(10)]))
-
-
-def _refuse_unknown_metric(study: Study, metrics: Iterable[str]) -> None:
-    names = [*metrics, "loss"]
-    known = ["train/loss", *(f"{split}/{name}" for split in ("val", "test") for name in names)]
-    if study.metric not in known:
-        raise RequestError(f"metric: no run logs '{study.metric}'; {did_you_mean(study.metric, known)}")
+def _of(configs: Mapping[tuple[str, int], DictConfig], seed: int) -> dict[str, DictConfig]:
+    """Return the configs of one seed, by arm."""
+    return {arm: cfg for (arm, each), cfg in configs.items() if each == seed}
 
 
 def _reopened(store: Store, name: str) -> RunRecord:

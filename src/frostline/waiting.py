@@ -44,6 +44,8 @@ class Waiting:
             if place in needed:
                 tensor.data = tensor.data.clone()
         self._tensors = {place: tensor for place, tensor in self._tensors.items() if place in needed}
+        pairings = {other.pairing for other in self._runs.values()}
+        self._batches = {pairing: batch for pairing, batch in self._batches.items() if pairing in pairings}
         return prepared
 
     def look(self, arm: str) -> Prepared | None:

@@ -157,7 +157,7 @@ def train(
     made = network() if network is not None else None
     rig = Rig(strategy, epochs=EPOCHS, optimizer=optimizer, per_epoch=STEPS, scheduler=scheduler, network=made)
     interruption, data, logger = StopAt(folder, stop), Data(), Lines(folder / "metrics")
-    rig.module.unmoving = frozenset() if averaging else frozenset(rig.plan.never_moves())
+    rig.module.unmoving = {} if averaging else rig.unmoving
     start = Continued(run_id="", folder=folder).checkpoint_in(folder, adopt=rig.module.adopt)
     if start is not None:
         data.begin = position(start)

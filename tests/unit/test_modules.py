@@ -24,7 +24,7 @@ def test_batches_count_in_the_loss_by_their_weight_and_nan_is_seen() -> None:
 def stopped(folder: Path) -> tuple[Rig, dict]:
     """A run of the head alone, and its checkpoint."""
     rig = Rig(Head(), epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))
-    rig.module.unmoving = frozenset(rig.plan.never_moves())
+    rig.module.unmoving = rig.unmoving
     rig.fit().save_checkpoint(folder / "last.ckpt")
     return rig, torch.load(folder / "last.ckpt", weights_only=True)
 
@@ -45,7 +45,7 @@ def test_a_checkpoint_is_not_completed_by_other_weights(tmp_path) -> None:
     again.network.load_state_dict(first.network.state_dict())
     with torch.no_grad():
         again.network.conv.weight.add_(1)
-    again.module.unmoving = first.module.unmoving
+    again.module.unmoving = again.unmoving
     with pytest.raises(RequestError) as caught:
         again.module.complete(checkpoint)
     assert str(caught.value) == (

@@ -3,7 +3,7 @@
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import frostline
 from frostline.cache.cut import Cut
 from frostline.data.split import Split
 from frostline.data.splitted import SplittedData
-from frostline.digest import digest_of_all
+from frostline.digest import digests, together
 from frostline.nn.stages import Stage
 
 
@@ -30,10 +30,20 @@ class Names:
         network: The network.
         stages: Its stages.
         data: The data.
+        known: Digests of tensors that are as they were when the run was prepared.
         recipe: What the network was built from.
     """
 
-    def __init__(self, cut: Cut, network: nn.Module, stages: Sequence[Stage], data: SplittedData, *, recipe: str):
+    def __init__(
+        self,
+        cut: Cut,
+        network: nn.Module,
+        stages: Sequence[Stage],
+        data: SplittedData,
+        *,
+        known: Mapping[str, str],
+        recipe: str,
+    ) -> None:
         self._data = data
         self._shared = [
             frostline.__version__,
@@ -44,7 +54,7 @@ class Names:
             recipe,
             *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
             *sources(network),
-            digest_of_all(tensors_below(cut, network, stages)),
+            _weights(tensors_below(cut, network, stages), known),
             json.dumps(data.shown(), sort_keys=True, default=str),
         ]
 
@@ -53,6 +63,12 @@ class Names:
         drawn = self._data.drawn(split)
         own = [*drawn.examples.digests, f"{split} {self._data.batch_size}", _view(drawn, view)]
         return sha256("\n".join([*self._shared, *own]).encode()).hexdigest()[:32]
+
+
+def _weights(tensors: Mapping[str, torch.Tensor], known: Mapping[str, str]) -> str:
+    """Return a hash of tensors, of which some digests are known."""
+    new = digests({name: tensor for name, tensor in tensors.items() if name not in known})
+    return together(new | {name: digest for name, digest in known.items() if name in tensors})
 
 
 def _view(split: Split, view: int) -> str:

@@ -57,6 +57,7 @@ class Cuts:
     Attributes:
         network: The network.
         data: What it is trained on.
+        known: Digests of the network's tensors that the whole run leaves as they are.
         judge: What must be the same with and without a cut.
         policy: What the config says.
         folder: Where what is kept lies.
@@ -67,6 +68,7 @@ class Cuts:
 
     network: nn.Module
     data: SplittedData
+    known: Mapping[str, str]
     judge: Judge
     policy: Policy
     folder: Path
@@ -144,7 +146,7 @@ class Cuts:
 
     def names(self, plan: Plan, cut: Cut) -> Names:
         """Return what names that which a cut gives, with the weights below it as they are now."""
-        return Names(cut, self.network, plan.stages, self.data, recipe=self.recipe)
+        return Names(cut, self.network, plan.stages, self.data, known=self.known, recipe=self.recipe)
 
     def told(self, plan: Plan) -> Iterator[str]:
         """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""

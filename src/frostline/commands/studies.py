@@ -1,15 +1,12 @@
 """`study`, `compare` and `list`: questions, their answers, and what they can be asked about."""
 
 import os
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from frostline.commands.arguments import first_argument
-from frostline.errors import RequestError, counted
+from frostline.errors import RequestError, counted, goes_on_by
 
 
 def study(arguments: list[str]) -> int:
@@ -25,21 +22,12 @@ def study(arguments: list[str]) -> int:
     from frostline.runner import run_study
 
     runs = len(study.arms) * len(study.seeds) + len(study.pretrainings)
-    with _told_how_to_go_on(arguments), StudyDisplay(runs=runs) as display:
+    with goes_on_by("study", *arguments), StudyDisplay(runs=runs) as display:
         store, run_id, progress = run_study(study, path.resolve().name, overrides, display)
     print(f"{counted(progress.count, 'run')} ({progress.reused} recorded before), {len(progress.failed)} failed")
     if any(progress.runs.values()):
         _compare_in(store, run_id, Path("outputs") / path.resolve().name)
     return 1 if progress.failed else 0
-
-
-@contextmanager
-def _told_how_to_go_on(arguments: Sequence[str]) -> Iterator[None]:
-    """Name the study to a person who interrupts it, not the run: a study goes on with that one by itself."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with: {shlex.join(['frostline', 'study', *arguments])}") from None
 
 
 def bill(arguments: list[str]) -> int:

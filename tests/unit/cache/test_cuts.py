@@ -1,6 +1,7 @@
 """A cut is proved once in a process for equal networks, and anew for any other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,3 +68,18 @@ def test_a_network_that_somebody_listens_to_is_asked_again_and_tells_nothing_of_
             cut(changed=listen)
         assert cut()
     assert len(proofs) == 3
+
+
+@pytest.mark.parametrize("freeze", ["freeze=head", "freeze=lp_ft", "freeze=last_k freeze.k=2", "freeze=bitfit"])
+def test_a_name_is_that_of_the_weights_whether_or_not_they_were_hashed_before(freeze: str) -> None:
+    prepared = prepare(compose("finetune", [*ASKED, *freeze.split()]), "finetune")
+    assert bool(prepared.cuts.known) == (freeze != "freeze=lp_ft")  # which trains everything in the end
+    names = set()
+    for each in (prepared.cuts, replace(prepared.cuts, known={})):
+        found = each.of(prepared.plan, prepared.plan.phases[0]) if freeze != "freeze=bitfit" else None
+        names.add(each.names(prepared.plan, found or cut()).of("train", 0))
+    assert len(names) == 1
+    with torch.no_grad():
+        prepared.network.conv1.weight.add_(1)
+    moved = replace(prepared.cuts, known={})
+    assert moved.names(prepared.plan, cut()).of("train", 0) not in names
