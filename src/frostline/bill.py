@@ -1,20 +1,19 @@
 """What a study will take, before anything of it runs: which runs are recorded, what the others cost, in which order."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from omegaconf import DictConfig
 
-from frostline.asked import awaiting, configs_of, label_of, named, pretrainings_of, start_from
 from frostline.calibration import calibrated
 from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
-from frostline.initial import Initials
-from frostline.prepare import Prepared, Verb, prepare, tracking_of
+from frostline.prepare import Prepared, Preparing, Verb, tracking_of
 from frostline.store import Store
 from frostline.study import Study
+from frostline.study_runs import awaiting, configs_of, label_of, named, pretrainings_of, start_from
 
 EACH = 4.0
 """Seconds that the rehearsals of an arm may train."""
@@ -42,8 +41,8 @@ class _Estimate:
     """Makes the items of a bill."""
 
     store: Store | None
+    prepare: Preparing
     forecasts: dict[str, Forecast]
-    initials: Initials = field(default_factory=Initials)
 
     def item(self, cfg: DictConfig, verb: Verb, arm: str, seed: int | None, *, fresh: bool) -> tuple[Item, str | None]:
         """Return a run's item and, where it is recorded, its id.
@@ -57,15 +56,12 @@ class _Estimate:
         """
         prepared = None
         if not fresh and self.store is not None:
-            prepared = self._prepare(cfg, verb)
+            prepared = self.prepare(cfg, verb)
             if done := self.store.finished(prepared.signature):
                 return Item(arm=arm, seed=seed, recorded=True, forecast=None), str(done.info.run_id)
         if arm not in self.forecasts:
-            self.forecasts[arm] = self._forecast(prepared or self._prepare(cfg, verb, awaited=fresh))
+            self.forecasts[arm] = self._forecast(prepared or self.prepare(cfg, verb, awaited=fresh))
         return Item(arm=arm, seed=seed, recorded=False, forecast=self.forecasts[arm]), None
-
-    def _prepare(self, cfg: DictConfig, verb: Verb, *, awaited: bool = False) -> Prepared:
-        return prepare(cfg, verb, self.store, awaited=awaited, initials=self.initials)
 
     def _forecast(self, prepared: Prepared) -> Forecast:
         return calibrated(prepared, seconds=EACH)
@@ -80,7 +76,8 @@ def items_of(study: Study, overrides: Sequence[str]) -> Iterator[Item]:
         RequestError: The request is wrong.
     """
     configs = configs_of(study, overrides)
-    estimate = _Estimate(store=_store(next(iter(configs.values()))), forecasts={})
+    store = _store(next(iter(configs.values())))
+    estimate = _Estimate(store=store, prepare=Preparing(store), forecasts={})
     ids = dict[str, Any]()
     for called, cfg in pretrainings_of(study, overrides).items():
         with named(label_of(called)):

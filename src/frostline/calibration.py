@@ -33,7 +33,7 @@ from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared, batches_seen
 from frostline.processes import processes_of
 from frostline.stopwatch import SAMPLES, Stopwatch
-from frostline.training import best_of, last_of, quiet
+from frostline.training import best_of, last_of, quiet, writing
 
 EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
@@ -311,6 +311,7 @@ def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
             strategy="auto",
             limit_train_batches=batches,
             limit_val_batches=EVALUATED,
+            **writing(prepared.cfg),
         )
         data = prepared.data
         trainer.fit(module, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader())

@@ -1,4 +1,7 @@
-"""The errors that are the user's to mend: a sentence each, naming the key or the file and the way out."""
+"""The errors that are the user's to mend, a sentence each that names the key or the file and the way out.
+
+What a person who interrupts is told is made here too.
+"""
 
 import re
 import shlex

@@ -76,8 +76,10 @@ class Initials:
             make: Draws the network and carries the weights into it.
         """
         if self._kept is None or name != self._name:
+            self.clear()  # before there is another one
             new = make()
-            self._name, self._kept, self._random = name, _copy(new), torch.get_rng_state()
+            self._kept = new.copy() if new.bytes <= LARGEST else None
+            self._name, self._random = name, torch.get_rng_state()
             return new
         torch.set_rng_state(self._random)
         return self._kept.copy()
@@ -85,14 +87,6 @@ class Initials:
     def clear(self) -> None:
         """Keep nothing any more."""
         self._name, self._kept = "", None
-
-
-def _copy(new: Initial) -> Initial | None:
-    """Return a copy that nobody trains; None of a network that is too large, or has parts that cannot be copied."""
-    try:
-        return new.copy() if new.bytes <= LARGEST else None
-    except (RuntimeError, TypeError):
-        return None
 
 
 def drawn(given: Ingredients, *, min_coverage: float, prefix: str | None) -> Initial:

@@ -5,7 +5,6 @@ held fixed. Which part, and when, is the engine's business: these modules know o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from inspect import signature
 from typing import Any, Literal
 
@@ -57,7 +56,8 @@ class Training(pl.LightningModule):
         classes: Names of the data's classes.
 
     Attributes:
-        unmoving: Digests of the network's tensors that the whole run leaves as they are; no checkpoint need hold them.
+        unmoving: Digests of the network's tensors that are as the run was given them and stay so; no checkpoint need
+            hold them.
     """
 
     objective: Objective
@@ -86,7 +86,7 @@ class Training(pl.LightningModule):
         self.classes = list(classes)
         self.predictions: list[dict[str, Any]] = []
         self.tables: dict[str, Tensor] = {}
-        self.unmoving: Mapping[str, str] = {}
+        self.unmoving: dict[str, str] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, a scalar."""
@@ -167,8 +167,11 @@ class Training(pl.LightningModule):
             del checkpoint["state_dict"][f"{NETWORK}{name}"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put back what was left out."""
+        """Put back what was left out; what the checkpoint brings is not what the run was given, as in a fork."""
+        left_out = checkpoint.get(LEFT_OUT, {"names": []})["names"]
         self.complete(checkpoint)
+        for name in self.unmoving.keys() - set(left_out):
+            del self.unmoving[name]
 
     def complete(self, checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what it leaves out, as the network has it.
@@ -191,9 +194,9 @@ class Training(pl.LightningModule):
         if checkpoint.get(LEFT_OUT) != self._unmoved:
             self.complete(checkpoint)
 
-    @cached_property
+    @property
     def _unmoved(self) -> dict[str, Any]:
-        """What checkpoints leave out: names, and a hash of what these tensors were; the audit sees that they stay."""
+        """What checkpoints leave out: names, and a hash of these tensors; the audit sees that they stay."""
         return {"names": sorted(self.unmoving), "hash": together(self.unmoving)}
 
     def optimizer_of(self, groups: Sequence[Group]) -> Optimizer:

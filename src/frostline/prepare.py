@@ -50,7 +50,7 @@ DELTA = "delta.safetensors"
 """The artifact that holds what a finished run changed of the weights that it was given."""
 
 
-_AFTER_THE_NETWORK = frozenset(
+_NOT_OF_THE_NETWORK = frozenset(
     {
         "averaging",
         "cache",
@@ -64,7 +64,7 @@ _AFTER_THE_NETWORK = frozenset(
         "tracking",
     }
 )
-"""What of a config is looked at only once the network is there."""
+"""What of a config cannot change the network that is drawn, what is carried into it, nor the first batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +164,26 @@ def prepare(
     )
 
 
+class Preparing:
+    """Prepares the runs of a study: those that begin alike begin with copies of one network.
+
+    Args:
+        store: Where `init_from` looks for a run's weights.
+    """
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._initials = Initials()
+
+    def __call__(self, cfg: DictConfig, verb: Verb = "finetune", *, awaited: bool = False) -> Prepared:
+        """Return what `prepare` would."""
+        return prepare(cfg, verb, self._store, awaited=awaited, initials=self._initials)
+
+    def clear(self) -> None:
+        """Keep no network any more."""
+        self._initials.clear()
+
+
 def plan_text(prepared: Prepared) -> str:
     """Return what `frostline plan` prints: the plan, what is kept of its frozen stages, and the weights carried in."""
     text = plan_with_cuts(prepared, prepared.plan)
@@ -214,7 +234,7 @@ def _initial(cfg: DictConfig, given: Ingredients, initials: Initials | None, *, 
     if initials is None:
         return make()
     known = {"data": given.data.fingerprint(), "prefix": prefix}
-    return initials.of(signature(plain(cfg), exclude=_AFTER_THE_NETWORK, extra=known), make)
+    return initials.of(signature(plain(cfg), exclude=_NOT_OF_THE_NETWORK, extra=known), make)
 
 
 def _strategy(cfg: DictConfig, verb: Verb, parts: Sequence[Stage]) -> Strategy:

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import socket
 import tempfile
 import traceback
@@ -29,8 +28,7 @@ from typing import Any, Self
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
-from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
+from mlflow.utils.file_utils import get_local_path_or_none
 
 # MLflow's first use of a database is loud; it is told so before.
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
@@ -166,29 +164,31 @@ class RunRecord:
 
     @contextmanager
     def artifact(self, name: str) -> Iterator[Path]:
-        """Give a path to write an artifact to; it is kept under `name` once the block ends."""
-        with tempfile.TemporaryDirectory() as folder:
+        """Give a path to write an artifact to; it is kept under `name`, whole, once the block ends.
+
+        Where the artifacts lie on this machine, the path is beside them, so that nothing is copied.
+        """
+        with tempfile.TemporaryDirectory(dir=self._folder and self._folder.parent) as folder:
             path = Path(folder) / Path(name).name
             yield path
             self._keep(path, Path(name))
 
     def _keep(self, file: Path, name: Path) -> None:
-        """Move a file to the run's artifacts, whole or not at all; where they lie elsewhere, MLflow copies it there."""
-        if self._folder is None:
+        if self._folder is None or ".." in name.parts:  # which MLflow refuses
             parent = str(name.parent)
             self.client.log_artifact(self.run_id, str(file), None if parent == "." else parent)
             return
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{name.name}.partial")
-        shutil.move(file, partial)
-        partial.replace(target)
+        file.replace(target)
 
     @cached_property
     def _folder(self) -> Path | None:
         """Where the run's artifacts lie, if that is on this machine."""
-        place = self.client.get_run(self.run_id).info.artifact_uri
-        return Path(local_file_uri_to_path(place)) if is_local_uri(place) else None
+        folder = artifacts_here(self.client, self.run_id)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def dataset(self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
         """Log a dataset as an input of the run.
@@ -210,6 +210,12 @@ class RunRecord:
         inputs = [DatasetInput(entity, tags=[InputTag("mlflow.data.context", context)])]
         with alone(str(self.client.tracking_uri)):
             self.client.log_inputs(self.run_id, datasets=inputs)
+
+
+def artifacts_here(client: MlflowClient, run_id: str) -> Path | None:
+    """Return where a run's artifacts lie, or None where that is another machine."""
+    place = get_local_path_or_none(client.get_run(run_id).info.artifact_uri)
+    return None if place is None else Path(place)
 
 
 def _tag(key: str) -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.config.compose import checked, compose
 from frostline.config.effective import WITHOUT_EFFECT, effective, flatten, is_below, plain
+from frostline.config.overrides import set_by
 from frostline.config.recorded import recorded_config
 from frostline.config.vocabulary import groups
 from frostline.errors import RequestError
@@ -64,10 +64,8 @@ def _changed(recorded: DictConfig, verb: str, overrides: Sequence[str]) -> DictC
     """Return a recorded config with overrides: a group's choice is composed as always, a value is set."""
     tree = OmegaConf.create(plain(recorded))
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise RequestError(f"{override}: no override; write key=value")
-        chosen = compose(verb, [override])[key] if key in groups() else yaml.safe_load(value)
+        key, value = set_by(override)
+        chosen = compose(verb, [override])[key] if key in groups() else value
         OmegaConf.update(tree, key, chosen, merge=False, force_add=True)
     return checked(tree, verb)
 

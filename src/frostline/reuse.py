@@ -37,7 +37,7 @@ def cuts_for(
         network: The network.
         data: What it is trained on.
         objective: What must be the same with and without.
-        known: Digests of the network's tensors that the whole run leaves as they are.
+        known: Digests of the network's tensors that are as the run was given them and stay so; looked at when needed.
 
     Raises:
         RequestError: It is required, and cannot be.

@@ -15,7 +15,16 @@ import yaml
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
-from frostline.asked import (
+from frostline.beginnings import Beginning, Beginnings, Course, Leaving, course_of, names_for, those_that_share
+from frostline.errors import RequestError
+from frostline.interruption import LAST, Continued
+from frostline.modules import headline
+from frostline.prepare import Prepared, Preparing, open_store, prepare
+from frostline.record import RunRecord
+from frostline.run import Outcome, checkpoints, execute, folder_of
+from frostline.store import Run, Store
+from frostline.study import Study
+from frostline.study_runs import (
     configs_of,
     label_of,
     prepared_arms,
@@ -24,16 +33,6 @@ from frostline.asked import (
     refuse_unknown_metric,
     start_from,
 )
-from frostline.beginnings import Beginning, Beginnings, Course, Leaving, course_of, names_for, those_that_share
-from frostline.errors import RequestError
-from frostline.initial import Initials
-from frostline.interruption import LAST, Continued
-from frostline.modules import headline
-from frostline.prepare import Prepared, open_store, prepare
-from frostline.record import RunRecord
-from frostline.run import Outcome, checkpoints, execute, folder_of
-from frostline.store import Run, Store
-from frostline.study import Study
 from frostline.together.kin import ToCome, goes_with, share_what_is_frozen, takes_others
 from frostline.together.taking_along import MOST, TakingAlong
 from frostline.waiting import Waiting
@@ -77,18 +76,13 @@ class _StudyRun:
     parent: RunRecord
     display: Display
     progress: Progress
+    prepare: Preparing
     beginnings: Beginnings
     to_come: ToCome
     sharing: Collection[str] = ()
     """The arms whose runs begin like those of other arms."""
     waiting: Waiting = field(default_factory=Waiting)
     """The runs of this seed that are prepared, or were taken along by an earlier one and have still to finish."""
-    initials: Initials = field(default_factory=Initials)
-    """Makes their networks."""
-
-    def prepare(self, cfg: DictConfig, *, awaited: bool = False) -> Prepared:
-        """Prepare a run of an arm."""
-        return prepare(cfg, "finetune", self.store, awaited=awaited, initials=self.initials)
 
     def pretrain(self, pretrainings: MutableMapping[str, Prepared]) -> dict[str, str]:
         """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
@@ -106,7 +100,7 @@ class _StudyRun:
             self.fill(cfg, arm, seed, alike=ahead.values() if arm in courses else None)
         self.beginnings.clear()
         self.waiting.clear()
-        self.initials.clear()
+        self.prepare.clear()
 
     def fill(self, cfg: DictConfig, arm: str, seed: int, *, alike: Collection[Course] | None) -> None:
         """Run one arm with one seed unless that is recorded; a failure is counted and the study goes on.
@@ -182,7 +176,7 @@ class _StudyRun:
         for (other, seed), cfg in kin[:MOST]:
             with suppress(Exception):
                 here = self.waiting.look(other) if seed == own else None
-                run = here or self.prepare(cfg)
+                run = here or (self.prepare(cfg) if seed == own else prepare(cfg, "finetune", self.store))
                 if goes_with(prepared, run) and self.is_untrained(run):
                     if seed == own:
                         self.waiting.hold(other, run)
@@ -265,6 +259,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
             parent=parent,
             display=display,
             progress=progress,
+            prepare=Preparing(store),
             beginnings=Beginnings(folder_of(parent.run_id) / "beginnings"),
             to_come=ToCome(configs),
         )
@@ -291,6 +286,7 @@ def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], Dic
     for arm, prepared in prepared_arms(running.study, configs, running.prepare):
         courses[arm] = course_of(prepared)
         running.waiting.hold(arm, prepared)
+    running.prepare.clear()  # those that do not wait are prepared one by one
     return courses
 
 

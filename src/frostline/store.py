@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from frostline.errors import RequestError
 from frostline.nearest import did_you_mean
-from frostline.record import RunRecord, Tracking, alone, masked
+from frostline.record import RunRecord, Tracking, alone, artifacts_here, masked
 
 __all__ = ["REGISTERED", "Run", "Store"]
 
@@ -126,12 +126,15 @@ class Store:
         return self.fetch(run_id, artifact).read_text()
 
     def fetch(self, run_id: str, artifact: str) -> Path:
-        """Return a local path of an artifact, downloaded where the store is remote.
+        """Return the path of an artifact, not to be written to; it is downloaded where the store is remote.
 
         Raises:
             RequestError: The store has no such run, or the run no such artifact.
         """
         try:
+            here = artifacts_here(self.client, run_id)
+            if here is not None and (here / artifact).exists():  # MLflow would copy it, and leave the copy behind
+                return here / artifact
             return Path(self.client.download_artifacts(run_id, artifact))
         except (MlflowException, OSError) as error:
             raise RequestError(f"run {run_id}: {self._why_not(run_id, artifact)}") from error

@@ -35,6 +35,7 @@ REMARKS = (
     ".*exists and is not empty.*",  # a resumed run comes back to its folder
     ".*ended before the epoch ended.*",  # our sampler begins where the checkpoint says
     ".*`self.log\\('.*', ..., sync_dist=True\\)`.*",  # the metric itself is reduced over the processes
+    ".*callbacks used to create the checkpoint need to be provided.*",  # a fork may do without some
     ".*LeafSpec.*",  # Lightning's own use of a deprecated name of torch
 )
 """Lightning's remarks, as patterns, on what is chosen on purpose."""
@@ -68,7 +69,7 @@ def train_and_test(
     # The interruption comes last: a checkpoint of it holds what the others did in the same step. Lightning moves what
     # writes checkpoints behind all others, in this order: what copies one holds what was chosen in the same epoch.
     everyone = [*instruments.callbacks, best, last_of(folder), *callbacks, *_asked_for(cfg), interruption]
-    ways = {**_display(cfg), **_parallel(cfg), **_writing(cfg)}
+    ways = {**_display(cfg), **_parallel(cfg), **writing(cfg)}
     trainer = build(cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **ways)
     # Each process drops out and masks by itself; the first one as a process alone would.
     own_chance = f"train/{rank()}" if rank() else "train"
@@ -139,7 +140,7 @@ def _parallel(cfg: DictConfig) -> dict[str, Any]:
     return {"strategy": data_parallel(str(cfg.trainer.get("strategy")))} if processes_of(cfg.trainer) > 1 else {}
 
 
-def _writing(cfg: DictConfig) -> dict[str, Any]:
+def writing(cfg: DictConfig) -> dict[str, Any]:
     """Return how one process writes checkpoints, unless the config says how."""
     alone = processes_of(cfg.trainer) == 1 and not cfg.trainer.get("plugins")
     return {"plugins": [OnceAMoment()]} if alone else {}

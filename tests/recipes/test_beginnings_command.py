@@ -11,7 +11,7 @@ import pytest
 from test_study_command import children, study
 from workplace import FOREIGN, TINY, Workplace
 
-from frostline import asked, beginnings, run_logger, runner
+from frostline import beginnings, prepare, run_logger, study_runs
 from frostline.init_from import WEIGHTS
 from frostline.modules import Training
 from frostline.store import Run
@@ -84,7 +84,7 @@ class Elsewhere(Workplace):
         self.enter(workplace.folder / "elsewhere")
 
     def alone(self, overrides: list[str], seed: str, *more: str) -> Run:
-        said = self.frostline("finetune", *asked.QUIET, *BASE, *overrides, f"seed={seed}", *more)
+        said = self.frostline("finetune", *study_runs.QUIET, *BASE, *overrides, f"seed={seed}", *more)
         assert said.code == 0, said.err
         return self.store.run(said.run_id)
 
@@ -269,14 +269,14 @@ def test_a_beginning_for_which_there_is_no_room_costs_nothing_but_time(
 def test_arms_of_one_network_that_are_wrong_with_another_seed_fail_when_their_turn_comes(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = runner.prepare
+    before = prepare.prepare
 
     def broken(cfg, *arguments, **options):
         if cfg.seed == 1 and "gradual" in cfg.freeze["_target_"]:
             raise ArithmeticError("not with this seed")
         return before(cfg, *arguments, **options)
 
-    monkeypatch.setattr(runner, "prepare", broken)
+    monkeypatch.setattr(prepare, "prepare", broken)
     arms = {arm: ARMS[arm] for arm in ("probe", "gradual")}
     said = workplace.frostline("study", study(pretrain=None, base=BASE, arms=arms, reference="probe"))
     assert said.code == 1

@@ -1,5 +1,6 @@
 """`frostline resume` as people use it: an interrupted run ends as if it had never stopped."""
 
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from test_cli import LAST_LINE, environment, start, wait_for
 from workplace import FOREIGN, TINY, Workplace
 
 from frostline.interruption import position
+from frostline.modules import Training
 from frostline.record import RunRecord
 
 pytestmark = FOREIGN
@@ -135,6 +137,41 @@ def test_a_fork_of_a_finished_run_trains_on_and_chooses_among_its_own_epochs(wor
     metrics = workplace.store.run(forked.run_id).data.metrics
     assert metrics["best/epoch"] == 3
     assert 0 < metrics["cost/shared_flops"] < metrics["cost/train_flops"]
+
+
+def test_a_fork_may_freeze_what_was_trained_and_be_interrupted_itself(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it freezes is not what it was given: its checkpoints hold that, and what that gives has its own name."""
+    trained = workplace.train(
+        "finetune", "data.digits=[3,4]", "freeze=full", "optimizer.lr=0.02", "trainer.max_epochs=2"
+    )
+    forked = ("resume", trained, "fork=true", "freeze=head", "trainer.max_epochs=6")
+    alone = workplace.frostline(*forked, "cache=off")
+    assert alone.code == 0, alone.err
+    workplace.train("finetune", "data.digits=[3,4]", "freeze=head", "cache=require", "trainer.max_epochs=2")
+    shelf = Path(os.environ["XDG_CACHE_HOME"], "frostline", "activations")
+    before = {entry: entry.stat().st_ino for entry in shelf.iterdir()}
+
+    ended = Training.on_train_epoch_end
+
+    def interrupted(self: Training) -> None:
+        ended(self)
+        if self.current_epoch == 3:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "on_train_epoch_end", interrupted)
+        assert workplace.frostline(*forked, "cache=require").code == 130
+    run_id = next(run.info.run_id for run in workplace.runs() if run.info.status == "KILLED")
+    assert workplace.frostline("resume", run_id).code == 0
+
+    assert {entry: entry.stat().st_ino for entry in before} == before
+    assert len(list(shelf.iterdir())) > len(before)
+    ours, theirs = history(workplace, run_id), history(workplace, alone.run_id)
+    for name, points in theirs.items():
+        assert [v for _, v in ours[name]] == pytest.approx([v for _, v in points], rel=1e-5, abs=1e-6), name
 
 
 def test_a_broken_checkpoint_is_told_and_without_any_the_run_begins_anew(workplace: Workplace) -> None:

@@ -1,10 +1,15 @@
 """Runs that begin alike have copies of one network, and are what each would be if it were prepared alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
 from frostline import initial as module
 from frostline.config.compose import compose
+from frostline.data import image_tree
+from frostline.digest import digests
 from frostline.initial import Initials
 from frostline.prepare import Prepared, prepare
 
@@ -73,13 +78,20 @@ def test_a_copy_is_the_network_that_would_have_been_drawn(
 
 def test_what_was_trained_meanwhile_is_not_copied() -> None:
     initials = Initials()
-    before = run("freeze=head", initials=initials)
-    for parameter in before.network.parameters():
-        parameter.data.add_(1)
-    assert run("freeze=full", initials=initials).weights == run("freeze=full").weights
-    assert torch.equal(
-        next(run("freeze=full", initials=initials).network.parameters()), next(run("freeze=full").network.parameters())
-    )
+    for freeze in ("head", "last_k"):  # the network that was drawn, and its first copy
+        for tensor in run(f"freeze={freeze}", initials=initials).network.state_dict().values():
+            tensor.add_(1)
+    here, alone = (run("freeze=full", initials=each).network.state_dict() for each in (initials, None))
+    for name, tensor in alone.items():
+        assert torch.equal(here[name], tensor), name
+
+
+@pytest.mark.parametrize("freeze", ["head", "lora", "ia3", "bitfit", "lp_ft"])
+def test_what_never_moves_is_known_by_what_it_is(freeze: str) -> None:
+    prepared = run(f"freeze={freeze}")
+    state, stays = prepared.network.state_dict(), prepared.plan.never_moves()
+    assert prepared.module.unmoving == digests({name: state[name] for name in state if name in stays})
+    assert bool(prepared.module.unmoving) == (freeze != "lp_ft")
 
 
 @pytest.mark.parametrize(
@@ -94,15 +106,25 @@ def test_what_begins_otherwise_is_drawn_anew(other: str, networks_drawn: list[st
     assert here == told(run(other))
 
 
-@pytest.mark.parametrize("why", ["room", "copy"])
-def test_what_cannot_be_copied_is_drawn_anew(
-    why: str, networks_drawn: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cannot(_: object) -> object:
-        raise RuntimeError("Only Tensors created explicitly by the user support the deepcopy protocol")
-
-    monkeypatch.setattr(module, *(("LARGEST", 10) if why == "room" else ("deepcopy", cannot)))
+def test_a_network_that_is_too_large_is_drawn_anew(networks_drawn: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST", 10)
     initials = Initials()
     first, second = run(initials=initials), run("freeze=head", initials=initials)
     assert networks_drawn == ["network"] * 2
     assert first.weights == second.weights
+
+
+def test_other_examples_under_an_equal_config_are_another_beginning(tmp_path: Path, networks_drawn: list[str]) -> None:
+    initials, found = Initials(), []
+    for brightness in (10, 200):
+        for i, split in enumerate(("train", "val", "test")):
+            for j, kind in enumerate(("a", "b")):
+                file = tmp_path / "images" / split / kind / "0.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (brightness, i, j)).save(file)
+        image_tree._read.cache_clear()  # a process reads a folder once
+        asked = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=8", "data.batch_size=2"]
+        cfg = compose("finetune", ["model=resnet20", "trainer.accelerator=cpu", *asked])
+        found.append(prepare(cfg, "finetune", initials=initials).pairing)
+    assert networks_drawn == ["network"] * 2
+    assert len(set(found)) == 2

@@ -8,6 +8,7 @@ import torch
 from rigs import Rig
 
 from frostline.errors import RequestError
+from frostline.freeze.full import Full
 from frostline.freeze.head import Head
 from frostline.modules import WeightedMean
 
@@ -37,6 +38,28 @@ def test_a_checkpoint_holds_what_moves_and_is_completed_by_what_does_not(tmp_pat
     whole = rig.module.state_dict()
     assert checkpoint["state_dict"].keys() == whole.keys()
     assert all(torch.equal(checkpoint["state_dict"][name], whole[name]) for name in whole)
+
+
+def test_what_a_checkpoint_brings_is_not_what_the_run_was_given(tmp_path) -> None:
+    """A fork that freezes what was trained until then: its checkpoints hold it, and nobody takes it for the start."""
+    trained = Rig(Full(), epochs=1, optimizer=partial(torch.optim.SGD, lr=0.1))
+    trained.fit().save_checkpoint(tmp_path / "full.ckpt")
+    fork = Rig(Head(), epochs=2, optimizer=partial(torch.optim.SGD, lr=0.1))
+    fork.module.unmoving = fork.unmoving
+    known = fork.module.unmoving
+    checkpoint = torch.load(tmp_path / "full.ckpt", weights_only=True)
+    fork.module.on_load_checkpoint(checkpoint)
+    assert known == {}
+    fork.module.load_state_dict(checkpoint["state_dict"])
+    own: dict = {"state_dict": fork.module.state_dict()}
+    fork.module.on_save_checkpoint(own)
+    assert own["state_dict"].keys() == fork.module.state_dict().keys()
+
+    again = Rig(Head(), epochs=2, optimizer=partial(torch.optim.SGD, lr=0.1))
+    again.module.unmoving = again.unmoving
+    again.module.on_load_checkpoint(own)
+    assert again.module.unmoving == {}
+    assert all(torch.equal(own["state_dict"][name], t) for name, t in fork.module.state_dict().items())
 
 
 def test_a_checkpoint_is_not_completed_by_other_weights(tmp_path) -> None:

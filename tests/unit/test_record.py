@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from workplace import database_in
 
-from frostline.record import LONGEST_PARAM, RunRecord, Tracking, masked
+from frostline.record import LONGEST_PARAM, RunRecord, Tracking, artifacts_here, masked
 from frostline.store import Store
 
 
@@ -56,7 +57,9 @@ def test_an_artifact_lies_where_mlflow_would_put_it(
     folder.mkdir()
     monkeypatch.chdir(folder)
     store = Store.open(Tracking(uri=f"sqlite:///{database_in(tmp_path)}"), "tests")
-    monkeypatch.setattr("frostline.record.is_local_uri", lambda place: not elsewhere)
+    if elsewhere:
+        for module in ("record", "store"):
+            monkeypatch.setattr(f"frostline.{module}.artifacts_here", lambda *_: None)
     for content in ("first", "second"):
         with store.record("six", tags={}) as record:
             with record.artifact(name) as path:
@@ -66,16 +69,26 @@ def test_an_artifact_lies_where_mlflow_would_put_it(
 
 
 def test_an_artifact_is_replaced_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(source: object, target: Path) -> None:
-        target.write_text("hal")
+    def breaks(path: Path, text: str) -> None:
+        path.write_bytes(b"hal")
         raise OSError("No space left on device")
 
     with store.record("seven", tags={}) as record:
         record.text("note.txt", "whole")
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-            patch.setattr("shutil.move", breaks)
+            patch.setattr(Path, "write_text", breaks)
             record.text("note.txt", "other")
         assert store.read(record.run_id, "note.txt") == "whole"
+        folder = store.fetch(record.run_id, "note.txt").parent
+        assert folder == artifacts_here(store.client, record.run_id)
+        assert [file.name for file in folder.iterdir()] == ["note.txt"]
+        assert [file.name for file in folder.parent.iterdir()] == [folder.name]
+
+
+def test_nothing_is_kept_outside_a_runs_artifacts(store: Store) -> None:
+    with store.record("eight", tags={}) as record:
+        with pytest.raises(MlflowException, match="Invalid artifact path"):
+            record.text("failed/../../note.txt", "out")
 
 
 def test_a_long_parameter_is_cut_and_marked_never_refused(store: Store) -> None:

@@ -46,6 +46,9 @@ def test_one_seed_has_one_first_batch() -> None:
     for arm in ("head", "full"):
         held.hold(arm, run(f"freeze={arm}"))
     assert held.take("head").first is held.take("full").first
+    held.hold("again", run("freeze=head"))
+    assert held.take("again").first is not None
+    assert not held._batches  # nobody waits any more
 
 
 @pytest.mark.parametrize("why", ["regularizer", "room"])

@@ -30,7 +30,7 @@ class Names:
         network: The network.
         stages: Its stages.
         data: The data.
-        known: Digests of tensors that are as they were when the run was prepared.
+        known: Digests of some of the network's tensors, which need not be hashed again.
         recipe: What the network was built from.
     """
 

@@ -57,7 +57,7 @@ class Cuts:
     Attributes:
         network: The network.
         data: What it is trained on.
-        known: Digests of the network's tensors that the whole run leaves as they are.
+        known: Digests of the network's tensors that are as the run was given them and stay so, now.
         judge: What must be the same with and without a cut.
         policy: What the config says.
         folder: Where what is kept lies.

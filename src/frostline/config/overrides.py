@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -13,7 +14,7 @@ from hydra.errors import HydraException
 
 from frostline.config.skeleton import SKELETONS, Finetune, Pretrain, groups_of
 from frostline.config.vocabulary import groups, options
-from frostline.errors import ConfigError
+from frostline.errors import ConfigError, RequestError
 from frostline.nearest import did_you_mean
 
 JOBS_CHECKED = 200
@@ -92,6 +93,22 @@ def for_hydra(change: Override) -> str:
     if key in groups_of(Finetune) and not change.is_sweep_override() and change.value() is None:
         return f"~{key}"
     return f"++{text}" if "." in key else text
+
+
+def set_by(override: str) -> tuple[str, Any]:
+    """Return the key that an override sets, and its value as Hydra reads that: `off` is a word.
+
+    Raises:
+        RequestError: It sets no value, or several.
+    """
+    change = _parsed(override)
+    if isinstance(change, str):
+        raise RequestError(change)
+    if change.is_delete():
+        raise RequestError(f"{override}: no override; write key=value")
+    if change.is_sweep_override():
+        raise RequestError(f"{change.key_or_group}: several values are for a sweep; a list is written [1,2]")
+    return change.key_or_group, change.value()
 
 
 def _parsed(text: str) -> Override | str:

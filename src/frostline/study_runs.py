@@ -1,18 +1,16 @@
 """What a study asks for: the config of each run, and what is wrong with any of them, found before the first one."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from omegaconf import DictConfig
 
 from frostline.config.build import build
 from frostline.config.compose import compose, compose_seeds
 from frostline.errors import ConfigError, Mistakes, RequestError
-from frostline.initial import Initials
 from frostline.nearest import did_you_mean
 from frostline.objectives.objective import Objective, scalars
-from frostline.prepare import Prepared, prepare
+from frostline.prepare import Prepared, Preparing, prepare
 from frostline.store import Store
 from frostline.study import PRETRAINED, STUDY, Study
 
@@ -109,14 +107,14 @@ def refuse_before_pretraining(
     copies = {(arm, seed): configs[arm, seed].copy() for arm in study.arms}
     arms = {arm for arm, _ in awaiting(copies, ids)}
     start_from(copies.values(), ids)
-    for _ in prepared_arms(study, copies, partial(prepare, verb="finetune", store=store, initials=Initials()), arms):
+    for _ in prepared_arms(study, copies, Preparing(store), arms):
         pass  # what is wrong with any arm is told behind the last
 
 
 def prepared_arms(
     study: Study,
     configs: Mapping[tuple[str, int], DictConfig],
-    prepared_by: Callable[..., Prepared],
+    preparing: Preparing,
     without_weights: Collection[str] = (),
 ) -> Iterator[tuple[str, Prepared]]:
     """Yield each arm, prepared with the first seed, one at a time; tell behind the last what is wrong with any.
@@ -124,8 +122,8 @@ def prepared_arms(
     Args:
         study: What was asked.
         configs: Its runs, by arm and seed.
-        prepared_by: Prepares a run; told whether the weights that it starts from are still to be trained.
-        without_weights: Of which arms they are.
+        preparing: Prepares a run.
+        without_weights: The arms whose weights are still to be trained.
 
     Raises:
         RequestError: Some arms are wrong; all of them are named.
@@ -134,7 +132,7 @@ def prepared_arms(
     for arm in study.arms:
         prepared = None
         with mistakes.gathered(), named(f"arm '{arm}'"):
-            prepared = prepared_by(configs[arm, study.seeds[0]], awaited=arm in without_weights)
+            prepared = preparing(configs[arm, study.seeds[0]], awaited=arm in without_weights)
         if prepared is not None:
             metrics.append(scalars(prepared.module.test_metrics))
             yield arm, prepared
