@@ -89,32 +89,31 @@ class Elsewhere(Workplace):
         return self.store.run(said.run_id)
 
 
+SELDOM = (
+    (("cache=off",), 2),
+    (("cache=require",), 2),
+    (("cache=off", "optimizer=adamw", "scheduler=cosine"), 2),
+    (("cache=off", "averaging=ema", "data.augment=true"), 2),
+    (("cache=off", "stopping=early", "stopping.patience=2", "optimizer.lr=0.5"), 2),
+)
+
+
 @pytest.mark.parametrize(
-    "more",
-    [
-        ("cache=off",),
-        pytest.param(("cache=require",), marks=pytest.mark.slow),
-        pytest.param(("cache=off", "optimizer=adamw", "scheduler=cosine"), marks=pytest.mark.slow),
-        pytest.param(("cache=off", "averaging=ema", "data.augment=true"), marks=pytest.mark.slow),
-        pytest.param(
-            ("cache=off", "stopping=early", "stopping.patience=2", "optimizer.lr=0.5"), marks=pytest.mark.slow
-        ),
-    ],
-    ids=" ".join,
+    ("more", "seeds"), [(("cache=off",), 1), *(pytest.param(*each, marks=pytest.mark.slow) for each in SELDOM)]
 )
 def test_each_run_of_a_study_is_the_run_made_alone_and_the_probe_is_trained_once(
-    more: tuple[str, ...], workplace: Workplace, epochs_trained: list[int]
+    more: tuple[str, ...], seeds: int, workplace: Workplace, epochs_trained: list[int]
 ) -> None:
     """Six epochs a run; of the four runs of a seed that probe, the first trains the two epochs of the probe."""
     cache = [] if more == ("cache=require",) else more
     arms = {arm: [*overrides, *([] if arm == "full" else more)] for arm, overrides in ARMS.items()}
-    said = workplace.frostline("study", study(pretrain=None, base=[*BASE, *cache], arms=arms))
+    said = workplace.frostline("study", study(pretrain=None, base=[*BASE, *cache], arms=arms, seeds=[*range(seeds)]))
     assert said.code == 0, said.err
-    assert [epochs_trained.count(epoch) for epoch in range(3)] == [4, 4, 10]
+    assert [epochs_trained.count(epoch) for epoch in range(3)] == [2 * seeds, 2 * seeds, 5 * seeds]
     runs = by_arm(workplace)
-    assert len(runs) == 10
+    assert len(runs) == 5 * seeds
     assert not list(Path("outputs").glob("*/beginnings"))
-    for seed in "01":
+    for seed in "01"[:seeds]:
         first = runs["gradual", seed]
         assert "frostline.forked_from" not in first.data.tags
         assert cost(first, "shared_flops") == cost(runs["full", seed], "shared_flops") == 0
@@ -184,7 +183,7 @@ def test_what_is_not_alike_is_not_shared_and_nothing_is_left_for_nobody(
     assert not [run for run in children(workplace) if "frostline.forked_from" in run.data.tags]
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_begins_from_the_longest_beginning_that_it_shares(
     steps: int, workplace: Workplace, epochs_trained: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +209,11 @@ def test_a_run_begins_from_the_longest_beginning_that_it_shares(
 
 @pytest.mark.parametrize(
     ("number", "epoch", "hard", "left"),
-    [(1, 0, False, 0), pytest.param(2, 3, False, 1, marks=pytest.mark.slow), (2, 2, True, 1)],
+    [
+        pytest.param(1, 0, False, 0, marks=pytest.mark.slow),
+        pytest.param(2, 3, False, 1, marks=pytest.mark.slow),
+        (2, 2, True, 1),
+    ],
     ids=["in the probe", "after it", "before the first checkpoint after it"],
 )
 def test_an_interrupted_study_goes_on_from_what_it_has(

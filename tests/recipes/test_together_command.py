@@ -83,25 +83,29 @@ def assert_same_scores(one: tuple[Workplace, Run], other: tuple[Workplace, Run])
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("more", "seeds"),
     [
-        (),
+        ((), 1),
+        pytest.param((), 2, marks=pytest.mark.slow),
         pytest.param(
-            ("optimizer=adamw", "scheduler=cosine", "data.augment=true", "data.views=2"), marks=pytest.mark.slow
+            ("optimizer=adamw", "scheduler=cosine", "data.augment=true", "data.views=2"), 2, marks=pytest.mark.slow
         ),
-        pytest.param(("model=torchvision", "model.name=resnet18", "model.weights=null"), marks=pytest.mark.slow),
+        pytest.param(("model=torchvision", "model.name=resnet18", "model.weights=null"), 2, marks=pytest.mark.slow),
     ],
-    ids=["sgd", "adamw", "resnet18"],
+    ids=["sgd", "sgd, two seeds", "adamw", "resnet18"],
 )
-def test_each_run_is_the_run_made_alone(more: tuple[str, ...], workplace: Workplace, steps_trained: list[str]) -> None:
+def test_each_run_is_the_run_made_alone(
+    more: tuple[str, ...], seeds: int, workplace: Workplace, steps_trained: list[str]
+) -> None:
     """Six epochs of two steps a run; the runs that are taken along train the last one themselves."""
     momentum = [] if "optimizer=adamw" in more else ["optimizer.momentum=0.0"]
     arms = ARMS | {"e_plain": ["freeze=head", "optimizer.lr=0.00005", *momentum]}
-    said = workplace.frostline("study", study(pretrain=None, reference="a_first", base=[*BASE, *more], arms=arms))
+    asked = {"base": [*BASE, *more], "arms": arms, "seeds": [*range(seeds)]}
+    said = workplace.frostline("study", study(pretrain=None, reference="a_first", **asked))
     assert said.code == 0, said.err
     runs = by_arm(workplace)
-    assert len(runs) == 10
-    assert len(steps_trained) == 2 * 2 * (6 + 6 + 3 * 1)
+    assert len(runs) == 5 * seeds
+    assert len(steps_trained) == seeds * 2 * (6 + 6 + 3 * 1)
     elsewhere = Elsewhere(workplace)
     for (arm, seed), run in runs.items():
         alone = elsewhere.alone(arms[arm], seed, *more)
