@@ -53,6 +53,7 @@ class Pace:
         epoch: Behind the last batch of an epoch, validation's batches aside.
         evaluation: A batch of validation.
         computing: A FLOP of what is computed once to be kept.
+        reading: What a batch takes longer in the first epoch, whose examples are read from the disk and decoded.
     """
 
     steps: Mapping[Hashable, float]
@@ -61,6 +62,7 @@ class Pace:
     epoch: float
     evaluation: float
     computing: float = 0.0
+    reading: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,8 @@ class Forecast:
     def training(self) -> float:
         """Seconds of the training steps."""
         assert self.pace is not None
-        return sum(s.batches * self.step(s) + self.pace.first for s in self.spells if s.batches)
+        steps = sum(s.batches * self.step(s) + self.pace.first for s in self.spells if s.batches)
+        return steps + self.pace.reading * sum(s.batches for s in self.spells) / max(1, self.epochs)
 
     @property
     def validating(self) -> float:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 from workplace import FOREIGN, TINY, Workplace
 
+from frostline import calibration
 from frostline.calibration import calibrated, counted, outlook
 from frostline.checkpoint import weights_hash
 from frostline.config.compose import compose
@@ -94,3 +95,12 @@ def test_what_was_compiled_is_counted_too(workplace: Workplace) -> None:
     prepared = request("compile=eager")
     assert counted(prepared).flops == counted(request()).flops
     assert isinstance(prepared.network, nn.Module)
+
+
+@pytest.mark.parametrize(("workers", "extra"), [(0, 4.0), (1, 0.0)])
+def test_what_reading_takes_is_the_first_look_without_the_second(
+    workers: int, extra: float, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 5.0, 5.0, 6.0])
+    monkeypatch.setattr(calibration, "perf_counter", lambda: next(clock))
+    assert calibration._reading(request(f"data.num_workers={workers}")) == extra

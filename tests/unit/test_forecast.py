@@ -1,5 +1,7 @@
 """The arithmetic of a forecast, by hand, and the text that people read."""
 
+from dataclasses import replace
+
 import pytest
 from rigs import SGD, Rig
 
@@ -51,6 +53,13 @@ def test_seconds_are_steps_and_what_lies_between_epochs() -> None:
     assert whole.wall == 0.5 + whole.training + whole.validating
     assert whole.testing == pytest.approx(7 * 0.05)
     assert whole.metrics()["cost/predicted_wall_s"] == whole.wall
+
+
+def test_examples_are_read_in_the_first_epoch() -> None:
+    whole = forecast(timed=(0, 1, 2, 3))
+    assert whole.pace is not None
+    reading = replace(whole, pace=replace(whole.pace, reading=0.03))
+    assert reading.training == pytest.approx(whole.training + 10 * 0.03)
 
 
 def test_what_was_not_timed_lies_between_what_was_or_grows_with_its_flops() -> None:
