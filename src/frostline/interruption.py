@@ -5,6 +5,7 @@ random generators, the place in the data, and the metrics that Lightning logs on
 """
 
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ class Continued:
         logged: What the run that left the checkpoints had logged until then, by metric, to be logged in this one's
             record too: each step and its value; None where that is not wanted, or they are its own.
         own: Whether what the checkpoints hold was spent on this run, although another one has left them.
+        finished: Whether the run that left them came to its end: a best one among them is of an earlier interruption.
     """
 
     run_id: str | None
@@ -50,15 +52,18 @@ class Continued:
     anew: frozenset[str] = frozenset()
     logged: Mapping[str, Sequence[tuple[int, float]]] | None = None
     own: bool = False
+    finished: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Return the same in types that JSON knows."""
-        return {"run_id": self.run_id, "folder": str(self.folder.resolve()), "anew": sorted(self.anew)}
+        told = {"run_id": self.run_id, "folder": str(self.folder.resolve()), "anew": sorted(self.anew)}
+        return told | {"finished": self.finished}
 
     @classmethod
     def from_plain(cls, told: Mapping[str, Any]) -> Self:
         """Return what `plain` was told of."""
-        return cls(run_id=told["run_id"], folder=Path(told["folder"]), anew=frozenset(told["anew"]))
+        known = {"folder": Path(told["folder"]), "anew": frozenset(told["anew"]), "finished": told["finished"]}
+        return cls(run_id=told["run_id"], **known)
 
     def checkpoint_in(self, folder: Path, *, adopt: Callable[[dict[str, Any]], None]) -> Path | None:
         """Bring the checkpoints into the folder of this run; return the one to go on from, None where there is none.
@@ -72,13 +77,14 @@ class Continued:
         if not (self.folder / LAST).exists():
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        if (best := self.folder / BEST).exists() and self.folder != folder:
-            whole = read_checkpoint(best)
+        chosen = (self.folder / BEST).exists() and not self.finished
+        if chosen and self.folder != folder:
+            whole = read_checkpoint(self.folder / BEST)
             adopt(whole)
             torch.save(whole, folder / BEST)
         checkpoint = read_checkpoint(self.folder / LAST)
         for key in [key for key in checkpoint["callbacks"] if key.startswith("ModelCheckpoint")]:
-            if best.exists():
+            if chosen:
                 checkpoint["callbacks"][key].update(_moved(checkpoint["callbacks"][key], str(folder.resolve())))
             else:  # a finished run has left it; the fork chooses among its own epochs
                 checkpoint["callbacks"].pop(key)
@@ -89,6 +95,9 @@ class Continued:
         if not self.anew.isdisjoint({"freeze", "optimizer", "scheduler"}):
             checkpoint |= {"optimizer_states": [], "lr_schedulers": []}
         torch.save(checkpoint, folder / "start.ckpt")
+        if self.run_id is None and self.logged is None:  # a fork that is interrupted at once goes on from here too
+            shutil.copyfile(folder / "start.ckpt", partial := folder / "last.partial")
+            partial.replace(folder / LAST)
         return folder / "start.ckpt"
 
 

@@ -44,8 +44,21 @@ def resume(store: Store, run: Run, overrides: Sequence[str], *, fork: bool) -> O
     folder, anew = checkpoints(store, run_id), _groups(different)
     if (folder / LAST).exists():  # what is broken or does not fit is told before the record is opened again
         _refuse_what_does_not_fit(read_checkpoint(folder / LAST), prepared, run_id, anew)
-    continued = Continued(run_id=None if fork else run_id, folder=folder, anew=anew)
+    else:
+        _refuse_a_fork_without_a_checkpoint(run)
+    finished = run.info.status == "FINISHED"
+    continued = Continued(run_id=None if fork else run_id, folder=folder, anew=anew, finished=finished)
     return execute(prepared, store, tags={"forked_from": run_id} if fork else {}, continued=continued)
+
+
+def _refuse_a_fork_without_a_checkpoint(run: Run) -> None:
+    """Refuse to begin a fork anew, from what its config names; a run of a study may begin so, as it would alone."""
+    tags = run.data.tags
+    origin = tags.get("frostline.forked_from")
+    if origin is not None and "frostline.forked_at" not in tags:
+        raise RequestError(
+            f"run {run.info.run_id}: is a fork of {origin}, killed before it had a checkpoint; fork {origin} again"
+        )
 
 
 def _refuse_what_does_not_fit(

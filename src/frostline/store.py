@@ -110,9 +110,11 @@ class Store:
             record.logged[key] = max(step for step, _ in points)
         return record
 
-    def has(self, run_id: str, folder: str) -> bool:
-        """Tell whether a run has artifacts under this path."""
-        return bool(self.client.list_artifacts(run_id, folder))
+    def has(self, run_id: str, artifact: str) -> bool:
+        """Tell whether a run has an artifact of this path, a file or a folder."""
+        parent = str(Path(artifact).parent)
+        beside = self.client.list_artifacts(run_id, None if parent == "." else parent)
+        return any(each.path == artifact for each in beside)
 
     def bury_the_dead(self) -> None:
         """Mark as KILLED every run that says RUNNING but whose process, on this host, is gone."""

@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,82 @@ def test_a_fork_of_a_finished_run_trains_on_and_chooses_among_its_own_epochs(wor
     assert 0 < metrics["cost/shared_flops"] < metrics["cost/train_flops"]
 
 
+@contextmanager
+def stopped_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ctrl-C twice at the end of an epoch, before its checkpoint is written."""
+    ended = Training.on_train_epoch_end
+
+    def interrupted(self: Training) -> None:
+        ended(self)
+        if self.current_epoch == epoch:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "on_train_epoch_end", interrupted)
+        yield
+
+
+def killed(workplace: Workplace) -> str:
+    (run_id,) = [run.info.run_id for run in workplace.runs() if run.info.status == "KILLED"]
+    return run_id
+
+
+SHORT = ("data.digits=[3,4]", "freeze=last_k", "scheduler=constant", "optimizer.lr=0.02")
+
+
+def test_a_fork_that_is_stopped_in_its_first_epoch_goes_on_from_where_it_was_forked(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = workplace.train("finetune", *SHORT, "trainer.max_epochs=2")
+    forked = ("resume", base, "fork=true", "freeze=head", "trainer.max_epochs=4")
+    whole = workplace.frostline(*forked)
+    assert whole.code == 0, whole.err
+    with stopped_after(2, monkeypatch):
+        assert workplace.frostline(*forked).code == 130
+    run_id = killed(workplace)
+    assert workplace.frostline("resume", run_id).code == 0
+    assert history(workplace, run_id) == history(workplace, whole.run_id)
+    assert workplace.artifact(run_id, "predictions.csv") == workplace.artifact(whole.run_id, "predictions.csv")
+
+
+def test_a_fork_without_any_checkpoint_is_not_begun_from_nothing(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = workplace.train("finetune", *SHORT, "trainer.max_epochs=2")
+    with stopped_after(2, monkeypatch):
+        assert workplace.frostline("resume", base, "fork=true", "trainer.max_epochs=4").code == 130
+    run_id = killed(workplace)
+    workplace.store.fetch(run_id, "checkpoints/last.ckpt").unlink()
+    said = workplace.frostline("resume", run_id)
+    assert (said.code, said.err.strip()) == (
+        2,
+        f"run {run_id}: is a fork of {base}, killed before it had a checkpoint; fork {base} again",
+    )
+
+
+def test_a_fork_of_a_finished_run_is_the_same_whether_or_not_that_was_interrupted(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("finetune", *TINY, *SHORT, "trainer.max_epochs=4")
+    whole = workplace.frostline(*asked).run_id
+    with stopped_after(2, monkeypatch):
+        assert workplace.frostline(*asked).code == 130
+    run_id = killed(workplace)
+    before = workplace.artifact(run_id, "config.yaml")
+    said = workplace.frostline("resume", run_id, "cache=off")  # what does not change the result may be another
+    assert said.code == 0, said.err
+    assert workplace.artifact(run_id, "config.yaml") == before
+    forks = [
+        workplace.frostline("resume", each, "fork=true", "optimizer.lr=10", "trainer.max_epochs=5").run_id
+        for each in (whole, run_id)
+    ]
+    best = [workplace.store.run(fork).data.metrics["best/epoch"] for fork in forks]
+    assert best == [4, 4]
+    files = [workplace.artifact(fork, "predictions.csv") for fork in forks]
+    assert files[0] == files[1]
+
+
 def test_a_fork_may_freeze_what_was_trained_and_be_interrupted_itself(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,16 +231,7 @@ def test_a_fork_may_freeze_what_was_trained_and_be_interrupted_itself(
     shelf = Path(os.environ["XDG_CACHE_HOME"], "frostline", "activations")
     before = {entry: entry.stat().st_ino for entry in shelf.iterdir()}
 
-    ended = Training.on_train_epoch_end
-
-    def interrupted(self: Training) -> None:
-        ended(self)
-        if self.current_epoch == 3:
-            for _ in range(2):
-                os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "on_train_epoch_end", interrupted)
+    with stopped_after(3, monkeypatch):
         assert workplace.frostline(*forked, "cache=require").code == 130
     run_id = next(run.info.run_id for run in workplace.runs() if run.info.status == "KILLED")
     assert workplace.frostline("resume", run_id).code == 0

@@ -106,3 +106,12 @@ def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path, monkeypa
         Store.open(Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), "tests")
     problem = f"tracking.uri: {tmp_path} cannot be written to; work in a folder of your own, or name another store"
     assert str(caught.value) == problem
+
+
+def test_a_run_has_its_files_and_folders_and_no_others(tmp_path: Path) -> None:
+    store = Store.open(Tracking(uri=f"sqlite:///{database_in(tmp_path)}"), "tests")
+    with store.record("one", tags={}) as record:
+        record.text("data.json", "{}")
+        record.text("checkpoints/last.txt", "last")
+    names = ("data.json", "checkpoints", "checkpoints/last.txt", "data", "checkpoints/best.txt", "other/last.txt")
+    assert [store.has(record.run_id, name) for name in names] == [True] * 3 + [False] * 3
