@@ -30,11 +30,16 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import get_local_path_or_none
 
+from frostline.errors import RequestError
+
 # MLflow's first use of a database is loud; it is told so before.
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down is told of at once
+
+_NO_PART_OF_A_URI = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+"""Where a query begins, and what stands for another character."""
 
 _UNNAMEABLE = re.compile(r"[^\w\-. :/]")
 """What MLflow takes in no metric's name; a class may be called anything."""
@@ -55,8 +60,20 @@ class Tracking:
 
     @property
     def resolved(self) -> str:
-        """The URI with the default filled in, absolute, so that it means the same from any directory."""
-        return self.uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        """The URI with the default filled in, absolute, so that it means the same from any directory.
+
+        Raises:
+            RequestError: The working folder has a name that means something else in a URI.
+        """
+        if self.uri:
+            return self.uri
+        if unfit := _NO_PART_OF_A_URI.search(str(Path.cwd())):
+            raise RequestError(
+                f"tracking.uri: the path {Path.cwd()} holds '{unfit.group()}', which means something else in a "
+                "database's address; work in another folder, or name a database elsewhere, as "
+                "tracking.uri=sqlite:////folder/runs.db"
+            )
+        return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
 @dataclass(kw_only=True)

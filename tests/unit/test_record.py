@@ -6,6 +6,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from workplace import database_in
 
+from frostline.errors import RequestError
 from frostline.record import LONGEST_PARAM, RunRecord, Tracking, artifacts_here, masked
 from frostline.store import Store
 
@@ -83,6 +84,21 @@ def test_an_artifact_is_replaced_whole_or_not_at_all(store: Store, monkeypatch: 
         assert folder == artifacts_here(store.client, record.run_id)
         assert [file.name for file in folder.iterdir()] == ["note.txt"]
         assert [file.name for file in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(("name", "sign"), [("a%20b", "%20"), ("what?", "?")])
+def test_a_folder_that_no_address_can_name_is_refused(
+    name: str, sign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / name).mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(RequestError) as caught:
+        _ = Tracking().resolved
+    assert str(caught.value) == (
+        f"tracking.uri: the path {folder} holds '{sign}', which means something else in a database's address; work in "
+        "another folder, or name a database elsewhere, as tracking.uri=sqlite:////folder/runs.db"
+    )
+    assert Tracking(uri="sqlite:////elsewhere/runs.db").resolved == "sqlite:////elsewhere/runs.db"
 
 
 def test_nothing_is_kept_outside_a_runs_artifacts(store: Store) -> None:
