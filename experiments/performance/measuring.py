@@ -1,5 +1,6 @@
 """What the rows of `reach.py` are measured with: images, runs of Frostline, and the same work in plain PyTorch."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FROSTLINE = str(Path(sys.executable).parent / "frostline")
 TIMES = 3
@@ -73,6 +77,31 @@ def alternate(ours: Callable[[], float], floor: Callable[[], float]) -> tuple[fl
     ours(), floor()
     pairs = [(ours(), floor()) for _ in range(TIMES)]
     return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
+
+
+def each_alone(ours: Callable[[], T], floor: Callable[[], float]) -> tuple[list[T], list[float]]:
+    """Return what both give, by turns, each time in a new process, behind a first time in it that does not count.
+
+    What one side asks of the C library, or leaves in memory, is nothing to the other. Neither may hold torch before.
+    """
+    rounds = [(_alone(ours), _alone(floor)) for _ in range(TIMES)]
+    return [value for mine, _ in rounds for value in mine], [value for _, theirs in rounds for value in theirs]
+
+
+def _alone(work: Callable[[], T]) -> list[T]:
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+
+    def run() -> None:
+        work()
+        there.send([work() for _ in range(TIMES)])
+
+    process = fork.Process(target=run)
+    process.start()
+    there.close()
+    found: list[T] = here.recv()
+    process.join()
+    return found
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -1,6 +1,6 @@
 """How near a run comes to the least time that its work takes, measured against plain PyTorch on the same machine.
 
-Each row is measured in a process of its own: what Frostline does and what plain PyTorch does alternate, and the ratio
+Each row is measured in processes of its own: what Frostline does and what plain PyTorch does take turns, and the ratio
 is of their medians. A floor computes each shared piece once and nothing else: no validation metrics, no record,
 no checkpoint. A study takes long: both sides are measured once, and its row says
 against what. Run it on a quiet machine:
@@ -23,30 +23,29 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from measuring import FROSTLINE, TIMES, Row, alternate, finetune, images, resnet20_around, train_on_frozen
+from measuring import FROSTLINE, TIMES, Row, alternate, each_alone, finetune, images, resnet20_around, train_on_frozen
 from studies_reach import bottleneck, heads, study
 
 
 def head() -> Row:
     """Fit the head of a frozen ResNet-18."""
-    from torch import nn
-    from torchvision.models import resnet18
-
     images(Path("images"), side=64, counts={"train": 512, "val": 64, "test": 64})
     asked = ("model=torchvision", "model.name=resnet18", "model.weights=null", "data=image_folder", "data.root=images")
-    ran: list[dict[str, float]] = []
 
-    def ours() -> float:
-        ran.append(finetune(*asked, "data.image_size=64", "freeze=head", "trainer.max_epochs=10"))
-        return ran[-1]["cost/wall_s"]
+    def ours() -> dict[str, float]:
+        return finetune(*asked, "data.image_size=64", "freeze=head", "trainer.max_epochs=10")
 
     def floor() -> float:
+        from torch import nn
+        from torchvision.models import resnet18
+
         network = resnet18(num_classes=8)
         above, network.fc = network.fc, nn.Identity()
         return train_on_frozen(network, above, examples=512, val=64, side=64, epochs=10, batch=64)
 
-    seconds, least = alternate(ours, floor)
-    whole = median(each["whole_s"] for each in ran[1:])
+    ran, floors = each_alone(ours, floor)
+    seconds, whole = (median(each[name] for each in ran) for name in ("cost/wall_s", "whole_s"))
+    least = median(floors)
     return Row(
         work="head on frozen ResNet-18, 512 images of 64x64, 10 epochs",
         ours=f"{seconds:.2f} s of training, validated each epoch (with plan, test and record {whole:.2f} s)",
@@ -105,7 +104,7 @@ def last_stage() -> Row:
         parts = resnet20_around("last_stage")
         return train_on_frozen(*parts, examples=1024, val=128, side=32, epochs=10, batch=128)
 
-    seconds, least = alternate(lambda: finetune(*asked, "trainer.max_epochs=10")["cost/wall_s"], floor)
+    seconds, least = map(median, each_alone(lambda: finetune(*asked, "trainer.max_epochs=10")["cost/wall_s"], floor))
     return Row(
         work="last stage of ResNet-20 on a frozen prefix, 1,024 images, batch 128, 10 epochs",
         ours=f"{seconds:.2f} s of training",
@@ -191,10 +190,7 @@ print(finetune(*asked, "freeze={freeze}")["cost/peak_memory_mb"])
 PEAK_OF_FLOOR = """
 from pathlib import Path
 import mlflow, pytorch_lightning, torchvision, matplotlib.pyplot, hydra, sklearn.datasets, frostline.run  # as a run has
-from frostline.config.compose import compose
-from frostline.prepare import open_store
 from measuring import resnet20_around, train_on_frozen
-open_store(compose("finetune", []))  # by which any run is recorded
 train_on_frozen(*resnet20_around("{cut}"), examples=1024, val=128, side=32, epochs=1, batch=128)
 said = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
 print(int(said.split()[1]) * 1024 / 1e6)
@@ -205,7 +201,7 @@ def memory() -> Row:
     """Train the head, and the last stage, of ResNet-20: the peak of the whole process.
 
     A peak does not depend on speed, so both sides run at the same time, with one thread each: beside other work,
-    several threads would mostly wait for one another. Both hold the libraries of a run and its open database.
+    several threads would mostly wait for one another. Both hold the libraries of a run; a run holds its database too.
     """
     images(Path("images"), side=32, counts={"train": 1024, "val": 128, "test": 64})
     ours, floors = {}, {}

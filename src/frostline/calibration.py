@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -358,17 +359,19 @@ class _Given(Callback):
 def _computing(prepared: Prepared) -> float:
     """Return the seconds that a FLOP takes of what is computed to be kept, loading the examples included."""
     cut = next(filter(None, (_cut(prepared, phase) for phase in prepared.plan.phases)), None)
-    if cut is None:
+    if cut is None or prepared.cuts is None:
         return 0.0
     twin = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone)
-    spent: list[float] = []
-    for _ in range(2):  # the first one takes longer
+    data, spent = prepared.data, list[float]()
+    with randomness_kept():
+        batches = data.in_order(data.drawn("train"), view=0, at_once=prepared.cuts.at_once)
         begun = perf_counter()
-        with randomness_kept():
-            batch = next(iter(prepared.data.train_dataloader()))
+        for batch in islice(batches, SAMPLES):
             cut.taken(twin, batch.inputs)
-        spent.append(perf_counter() - begun)
-    return min(spent) / (len(batch.places) * cut.flops)
+            now = perf_counter()
+            spent.append((now - begun) / len(batch.places))
+            begun = now
+    return median(spent[1:] or spent) / cut.flops  # the first one takes longer
 
 
 def _reading(prepared: Prepared) -> float:

@@ -113,6 +113,7 @@ def test_other_weights_examples_or_views_are_not_taken_for_the_same(workplace: W
     first = finished(workplace, *asked)
     everything = cost(workplace, first, "prefix_computed")
     assert cost(workplace, finished(workplace, *asked, "optimizer.lr=0.5"), "prefix_computed") == 0
+    assert cost(workplace, finished(workplace, *asked, "data.batch_size=5"), "prefix_computed") == 0
     assert cost(workplace, finished(workplace, *asked, "model.depth=32"), "prefix_computed") == everything
     more = cost(workplace, finished(workplace, *asked, "data.shots=4"), "prefix_computed")
     assert more == 40  # val and test are the same

@@ -30,6 +30,7 @@ class Names:
         network: The network.
         stages: Its stages.
         data: The data.
+        at_once: Of how many examples what is kept is computed at once.
         known: Digests of some of the network's tensors, which need not be hashed again.
         recipe: What the network was built from.
     """
@@ -41,6 +42,7 @@ class Names:
         stages: Sequence[Stage],
         data: SplittedData,
         *,
+        at_once: int,
         known: Mapping[str, str],
         recipe: str,
     ) -> None:
@@ -56,12 +58,13 @@ class Names:
             *sources(network),
             _weights(tensors_below(cut, network, stages), known),
             json.dumps(data.shown(), sort_keys=True, default=str),
+            str(at_once),
         ]
 
     def of(self, split: str, view: int) -> str:
         """Return the name of a view of a split."""
         drawn = self._data.drawn(split)
-        own = [*drawn.examples.digests, f"{split} {self._data.batch_size}", _view(drawn, view)]
+        own = [*drawn.examples.digests, split, _view(drawn, view)]
         return sha256("\n".join([*self._shared, *own]).encode()).hexdigest()[:32]
 
 

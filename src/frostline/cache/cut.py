@@ -56,11 +56,6 @@ class Cut:
             if isinstance(leaf, Kept)
         ]
 
-    @property
-    def last(self) -> int:
-        """The number of calls after which all that is kept is known."""
-        return 1 + max(place for place, *_ in self.kept)
-
     def shapes(self, size: Size) -> list[Shape]:
         """Return the shapes of what is kept of so many examples."""
         sides = [(tuple(side.of(size) for side in leaf.sides), leaf.dtype) for *_, leaf in self.kept]
@@ -72,7 +67,8 @@ class Cut:
 
     def taken(self, network: nn.Module, inputs: Any) -> list[Tensor]:
         """Return what is to be kept of some examples, without computing what comes after."""
-        with torch.no_grad(), self._in_place_of(network) as prefix, prefix.noting(self.last) as noted:
+        asked = {place for place, *_ in self.kept}
+        with torch.no_grad(), self._in_place_of(network) as prefix, prefix.noting(asked) as noted:
             network(inputs)
         return [noted[place].content[part] for place, part, _ in self.kept]
 

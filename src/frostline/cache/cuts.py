@@ -39,6 +39,12 @@ SHARE = 0.1
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
+AT_ONCE = 32
+"""Of how many examples at most a processor computes at once what is kept, whatever the batches of training."""
+
+_BYTES_AT_ONCE = 5_000_000
+"""And of how many bytes of inputs: what large images become on their way would not stay in a processor's own memory."""
+
 _PARTS: dict[Hashable, Sequence[tuple[tuple[str, ...], float]]] = {}
 """The parts of stages that this process has found, with their shares: the arms of a study are networks alike."""
 
@@ -146,7 +152,22 @@ class Cuts:
 
     def names(self, plan: Plan, cut: Cut) -> Names:
         """Return what names that which a cut gives, with the weights below it as they are now."""
-        return Names(cut, self.network, plan.stages, self.data, known=self.known, recipe=self.recipe)
+        return Names(
+            cut, self.network, plan.stages, self.data, at_once=self.at_once, known=self.known, recipe=self.recipe
+        )
+
+    @property
+    def at_once(self) -> int:
+        """Of how many examples what is kept is computed at once; a GPU computes a batch of training."""
+        if next(self.network.parameters()).device.type != "cpu":
+            return self.data.batch_size
+        return max(1, min(AT_ONCE, _BYTES_AT_ONCE // self._bytes_shown))
+
+    @cached_property
+    def _bytes_shown(self) -> int:
+        """The bytes of an example as the network is shown it."""
+        first = self._examples().part(slice(1))
+        return max(1, sum(tensor.nbytes for tensor in tensors_in(first.inputs)))
 
     def told(self, plan: Plan) -> Iterator[str]:
         """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""

@@ -125,10 +125,14 @@ class Prefix:
             self._instead = before
 
     @contextmanager
-    def noting(self, calls: int | None = None) -> Iterator[list[Noted]]:
-        """Note what the modules give, as tensors that a gradient can be asked for; break off after so many calls."""
+    def noting(self, only: Collection[int] | None = None) -> Iterator[list[Noted]]:
+        """Note what the modules give, as tensors that a gradient can be asked for.
+
+        Args:
+            only: The places of the calls whose tensors are noted, behind the last of which it breaks off; None for all.
+        """
         noted: list[Noted] = []
-        with self._doing(partial(_note, noted, calls)), suppress(_Enough):
+        with self._doing(partial(_note, noted, only)), suppress(_Enough):
             yield noted
 
     @contextmanager
@@ -178,9 +182,9 @@ class Tail:
         return forward(*arguments, **named)
 
     @contextmanager
-    def noting(self, calls: int | None = None) -> Iterator[list[Noted]]:
-        """Note with which arguments the last module is called; break off there if a number of calls is given."""
-        self._noted, self._enough = [], calls is not None
+    def noting(self, only: Collection[int] | None = None) -> Iterator[list[Noted]]:
+        """Note with which arguments the last module is called; break off there if only this call is asked for."""
+        self._noted, self._enough = [], only is not None
         try:
             with suppress(_Enough):
                 yield self._noted
@@ -231,16 +235,20 @@ class Kept(Leaf):
     """A tensor that the rest of the network looks at: one row for each example."""
 
 
-def _note(noted: list[Noted], calls: int | None, name: str, forward: Forward) -> Any:
-    output = forward()
+def _note(noted: list[Noted], only: Collection[int] | None, name: str, forward: Forward) -> Any:
+    """Note what a call gives, or that it took place where only others are asked for."""
+    output, place = forward(), len(noted)
     content, structure = tree_flatten(output)
     plain = all(isinstance(part, _PLAIN) for part in content)
-    if plain:
+    ends = only is not None and place == max(only)
+    if only is not None and place not in only:
+        content = []
+    elif plain:
         content = [_asked(part) if isinstance(part, Tensor) else part for part in content]
-        # Copies go on: what comes next may write into them.
-        output = tree_unflatten([part.clone() if isinstance(part, Tensor) else part for part in content], structure)
+        if not ends:  # copies go on: what comes next may write into them
+            output = tree_unflatten([part.clone() if isinstance(part, Tensor) else part for part in content], structure)
     noted.append(Noted(module=name, content=content, structure=structure, plain=plain))
-    if len(noted) == calls:
+    if ends:
         raise _Enough
     return output
 

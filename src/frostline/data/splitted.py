@@ -161,10 +161,10 @@ class SplittedData(pl.LightningDataModule, ABC):
         plain = self.split(self.drawn("train").examples, random=False)
         return self._loader(plain, batch_sampler=none_alone(len(plain), batch_size=self.batch_size))
 
-    def in_order(self, split: Split, *, view: int = 0) -> DataLoader[Batch]:
-        """Load all examples of a split in order, as one of its views shows them."""
+    def in_order(self, split: Split, *, view: int, at_once: int) -> DataLoader[Batch]:
+        """Load all examples of a split in order, so many at once, as one of its views shows them."""
         keys = range(view * len(split), (view + 1) * len(split))
-        batches = [list(keys[begin : begin + self.batch_size]) for begin in range(0, len(keys), self.batch_size)]
+        batches = [list(keys[begin : begin + at_once]) for begin in range(0, len(keys), at_once)]
         return self._loader(split, batch_sampler=batches)
 
     def example_ids(self, split: str) -> list[str]:

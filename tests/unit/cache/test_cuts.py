@@ -83,3 +83,15 @@ def test_a_name_is_that_of_the_weights_whether_or_not_they_were_hashed_before(fr
         prepared.network.conv1.weight.add_(1)
     moved = replace(prepared.cuts, known={})
     assert moved.names(prepared.plan, cut()).of("train", 0) not in names
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(8, 32), (300, 4)])
+@pytest.mark.parametrize("batch_size", [1, 128])
+def test_a_processor_computes_as_many_at_once_whatever_trains_together(size: int, at_once: int, batch_size: int) -> None:
+    asked = [*ASKED, f"data.image_size={size}", f"data.batch_size={batch_size}"]
+    prepared = prepare(compose("finetune", asked), "finetune")
+    assert prepared.cuts.at_once == at_once
+    train = prepared.data.drawn("train")
+    batches = [batch.places.tolist() for batch in prepared.data.in_order(train, view=0, at_once=at_once)]
+    assert [place for places in batches for place in places] == list(range(len(train)))
+    assert max(map(len, batches)) == min(at_once, len(train))
