@@ -26,6 +26,8 @@ _TURNS = {"exif", "xmp", "XML:com.adobe.xmp"}
 """Where Pillow looks, in what it knows of a JPEG, for how the image is to be turned."""
 HELD_BYTES = 300_000_000
 """How much of a source is held decoded in memory, at each size."""
+_BLOCK = 4_000_000
+"""How much memory is taken at once to hold images in: small pieces would lie scattered among what steps take and free."""
 
 
 class Images(Protocol):
@@ -92,6 +94,7 @@ class FittedImages:
     images: Images
     size: int
     held: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    _room: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def __getitem__(self, row: int) -> Tensor:
         """Return the image as uint8 of shape (3, size, size)."""
@@ -100,8 +103,15 @@ class FittedImages:
             return torch.from_numpy(known)
         image = fit(self.images[row], size=self.size)
         if (len(self.held) + 1) * image.numel() <= HELD_BYTES:
-            self.held[row] = image.numpy()
+            self._hold(row, image.numpy())
         return image
+
+    def _hold(self, row: int, image: NDArray[np.uint8]) -> None:
+        if not self._room:
+            self._room.extend(np.empty((max(1, _BLOCK // image.size), *image.shape), np.uint8))
+        place = self._room.pop()
+        place[...] = image
+        self.held[row] = place
 
 
 @lru_cache(maxsize=8)
