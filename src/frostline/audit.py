@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,15 +20,18 @@ class Audit:
     Args:
         network: The network.
         plan: Its stages and groups; what the plan decides later makes no difference here.
+        given: Digests of tensors that are as the run was given them, and so at the start of any phase.
 
     Attributes:
         findings: What was found at the end of each phase, in plain types.
         before: Of the phase that is open, the digest of each tensor that it declares frozen, by name.
     """
 
-    def __init__(self, network: nn.Module, plan: Plan) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, given: Mapping[str, str] | None = None) -> None:
         self._network = network
         self._plan = plan
+        self._given = {} if given is None else given
+        self._types = {name: tensor.dtype for name, tensor in self._tensors.items()}
         self.findings: list[dict[str, Any]] = []
         self.before: dict[str, str] = {}
 
@@ -38,7 +42,7 @@ class Audit:
 
     def begin(self, phase: Phase) -> None:
         """Remember what a phase that begins declares frozen."""
-        self.before = self._digests(phase)
+        self.before = self._digests(phase, known=self._given)
 
     def end(self, phase: Phase) -> None:
         """Compare, at the end of a phase.
@@ -78,9 +82,17 @@ class Audit:
                 f"{len(changed)} frozen tensors changed in {span}: {', '.join(changed[:5])}; the run cannot be believed"
             )
 
-    def _digests(self, phase: Phase) -> dict[str, str]:
-        current = dict(self._network.named_buffers()) | dict(self._network.named_parameters())
-        return digests({name: current.get(name, tensor) for name, tensor in self._frozen(phase)})
+    def _digests(self, phase: Phase, *, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+        """Return the digests of what a phase declares frozen; other precisions than before are not known."""
+        current = self._tensors
+        frozen = {name: current.get(name, tensor) for name, tensor in self._frozen(phase)}
+        new = {n: tensor for n, tensor in frozen.items() if n not in known or tensor.dtype != self._types.get(n)}
+        hashed = digests(new)
+        return {name: hashed[name] if name in hashed else known[name] for name in frozen}
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return dict(self._network.named_buffers()) | dict(self._network.named_parameters())
 
     def _frozen(self, phase: Phase) -> Iterator[tuple[str, Tensor]]:
         """Yield everything that the phase declares frozen: parameters, and buffers of modules that are not training.

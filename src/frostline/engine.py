@@ -4,6 +4,7 @@ What trains is a function of progress, written to the network at every phase bou
 never read back from it. Public hooks of Lightning only.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ class Freezing(Callback):
     Args:
         network: The network that the plan speaks of.
         plan: What trains when.
+        given: Digests of tensors that are as the run was given them and stay so, which need no hashing at the start.
 
     Attributes:
         plan: The plan, with what the strategy has decided until now.
@@ -40,11 +42,11 @@ class Freezing(Callback):
         audit: What was found at the end of each phase.
     """
 
-    def __init__(self, network: nn.Module, plan: Plan) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, *, given: Mapping[str, str] | None = None) -> None:
         self._network = network
         self.plan = plan
         self.phase: Phase | None = None
-        self.audit = Audit(network, plan)
+        self.audit = Audit(network, plan, given)
         self._step = -1
         self._scales: dict[str, float] = {}
         self._wrapped: Phase | None = None

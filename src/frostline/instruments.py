@@ -32,7 +32,7 @@ class Instruments:
     @classmethod
     def of(cls, prepared: Prepared) -> Self:
         """Return those of a prepared run."""
-        freezing = Freezing(prepared.network, prepared.plan)
+        freezing = Freezing(prepared.network, prepared.plan, given=prepared.module.unmoving)
         meter = Meter(freezing)
         cache = PrefixCache(prepared.cuts, freezing, meter) if prepared.cuts else None
         return cls(freezing=freezing, meter=meter, watch=Stopwatch(freezing), cache=cache)

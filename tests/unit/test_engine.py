@@ -10,8 +10,9 @@ import torch
 from rigs import ADAMW, SGD, Examples, Rig, Toy
 from torch import nn
 
+from frostline import audit
 from frostline.depth import NORMS
-from frostline.digest import digest
+from frostline.digest import digest, digests
 from frostline.engine import Freezing
 from frostline.errors import IntegrityError
 from frostline.freeze.full import Full
@@ -177,6 +178,34 @@ def test_the_audit_catches_what_changes_a_frozen_tensor() -> None:
     ):
         rig.fit(Each(tamper))
     assert not rig.freezing.audit.intact
+
+
+class Tampering(pl.Callback):
+    """Change what is frozen before the first phase is entered."""
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        pl_module.network.norm.running_mean.add_(1)
+
+
+def test_the_audit_catches_what_changed_between_the_weights_that_were_given_and_the_first_step() -> None:
+    rig = Rig(Head(), epochs=1, optimizer=SGD)
+    rig.freezing = Freezing(rig.network, rig.plan, given=rig.unmoving)
+    with pytest.raises(IntegrityError, match=r"changed in epochs 0: norm.running_mean; the run cannot"):
+        rig.fit(Tampering())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_what_was_hashed_before_is_not_hashed_again_unless_its_precision_is_another(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[set[str]] = []
+    monkeypatch.setattr(audit, "digests", lambda tensors: hashed.append(set(tensors)) or digests(tensors))
+    rig = Rig(Head(), epochs=1, optimizer=SGD)
+    rig.freezing = Freezing(rig.network, rig.plan, given=rig.unmoving)
+    floating = {name for name in rig.unmoving if not name.endswith("num_batches_tracked")}
+    rig.fit(precision=precision)
+    assert rig.freezing.audit.intact
+    assert hashed == [set() if precision == "32-true" else floating, set(rig.unmoving)]
 
 
 def test_the_audit_catches_a_norm_that_only_lost_its_gradients() -> None:

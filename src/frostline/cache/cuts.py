@@ -39,7 +39,7 @@ SHARE = 0.1
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
-AT_ONCE = 32
+AT_ONCE = 64
 """Of how many examples at most a processor computes at once what is kept, whatever the batches of training."""
 
 _BYTES_AT_ONCE = 5_000_000

@@ -27,7 +27,7 @@ _TURNS = {"exif", "xmp", "XML:com.adobe.xmp"}
 HELD_BYTES = 300_000_000
 """How much of a source is held decoded in memory, at each size."""
 _BLOCK = 4_000_000
-"""How much memory is taken at once to hold images in: small pieces would lie scattered among what steps take and free."""
+"""How much memory is taken at once to hold images in: small pieces would lie scattered where steps take and free."""
 
 
 class Images(Protocol):

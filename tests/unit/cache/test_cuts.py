@@ -85,9 +85,9 @@ def test_a_name_is_that_of_the_weights_whether_or_not_they_were_hashed_before(fr
     assert moved.names(prepared.plan, cut()).of("train", 0) not in names
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(8, 32), (300, 4)])
+@pytest.mark.parametrize(("size", "at_once"), [(8, 64), (300, 4)])
 @pytest.mark.parametrize("batch_size", [1, 128])
-def test_a_processor_computes_as_many_at_once_whatever_trains_together(size: int, at_once: int, batch_size: int) -> None:
+def test_a_processor_computes_as_many_at_once_whatever_is_trained_on(size: int, at_once: int, batch_size: int) -> None:
     asked = [*ASKED, f"data.image_size={size}", f"data.batch_size={batch_size}"]
     prepared = prepare(compose("finetune", asked), "finetune")
     assert prepared.cuts.at_once == at_once
