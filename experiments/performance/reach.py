@@ -84,7 +84,7 @@ def full() -> Row:
             self.begun = perf_counter()
 
     asked = ("model=resnet20", "data=digits", "data.image_size=32", "data.batch_size=128", "freeze=full")
-    finetune(*asked, "trainer.max_epochs=8", callbacks=[Alternate()])
+    finetune(*asked, "trainer.max_epochs=16", callbacks=[Alternate()])
     step, plain = median(ours[5:]), median(theirs[5:])
     return Row(
         work="full fine-tuning, ResNet-20, batch 128, one step",
