@@ -12,11 +12,11 @@ from statistics import median
 from time import perf_counter
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 FROSTLINE = str(Path(sys.executable).parent / "frostline")
 TIMES = 3
-"""How often each side of a row is measured, unless the row says otherwise."""
+"""How often each side of a row is measured in a process, unless the row says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +79,17 @@ def alternate(ours: Callable[[], float], floor: Callable[[], float]) -> tuple[fl
     return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
 
 
-def each_alone(ours: Callable[[], T], floor: Callable[[], float]) -> tuple[list[T], list[float]]:
-    """Return what both give, by turns, each time in a new process, behind a first time in it that does not count.
+def each_alone(ours: Callable[[], _T], floor: Callable[[], float]) -> tuple[list[_T], list[float]]:
+    """Return what both give: by turns, as many new processes each as values in each of them.
 
-    What one side asks of the C library, or leaves in memory, is nothing to the other. Neither may hold torch before.
+    What one side asks of the C library, or leaves in memory, is nothing to the other. A first time in a process does
+    not count. The caller must not have imported torch, whose threads do not survive the making of a process.
     """
     rounds = [(_alone(ours), _alone(floor)) for _ in range(TIMES)]
     return [value for mine, _ in rounds for value in mine], [value for _, theirs in rounds for value in theirs]
 
 
-def _alone(work: Callable[[], T]) -> list[T]:
+def _alone(work: Callable[[], _T]) -> list[_T]:
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe(duplex=False)
 
@@ -99,7 +100,11 @@ def _alone(work: Callable[[], T]) -> list[T]:
     process = fork.Process(target=run)
     process.start()
     there.close()
-    found: list[T] = here.recv()
+    with here:
+        try:
+            found: list[_T] = here.recv()
+        except EOFError:
+            raise SystemExit("a side of the row failed; what it said is above") from None
     process.join()
     return found
 

@@ -1,6 +1,6 @@
 """How near a run comes to the least time that its work takes, measured against plain PyTorch on the same machine.
 
-Each row is measured in processes of its own: what Frostline does and what plain PyTorch does take turns, and the ratio
+What Frostline does and what plain PyTorch does take turns, in one process or each in its own, and the ratio
 is of their medians. A floor computes each shared piece once and nothing else: no validation metrics, no record,
 no checkpoint. A study takes long: both sides are measured once, and its row says
 against what. Run it on a quiet machine:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,12 +14,13 @@ from frostline.processes import everyones, world
 
 
 class Audit:
-    """Compares tensors at the end of a phase with what they were at its start.
+    """Compares tensors at the end of a phase with what they were at its start, or as the run was given them.
 
     Args:
         network: The network.
         plan: Its stages and groups; what the plan decides later makes no difference here.
-        given: Digests of tensors that are as the run was given them, and so at the start of any phase.
+        given: Digests of tensors that are as the run was given them, and so at the start of any phase: whoever loads
+            other ones, as a fork does, takes their names out of this mapping before a phase begins.
 
     Attributes:
         findings: What was found at the end of each phase, in plain types.
@@ -42,7 +42,7 @@ class Audit:
 
     def begin(self, phase: Phase) -> None:
         """Remember what a phase that begins declares frozen."""
-        self.before = self._digests(phase, known=self._given)
+        self.before = self._digests(phase, self._given)
 
     def end(self, phase: Phase) -> None:
         """Compare, at the end of a phase.
@@ -50,7 +50,7 @@ class Audit:
         Raises:
             IntegrityError: Something frozen has changed.
         """
-        self._judge(phase.span, self.before, self._digests(phase))
+        self._judge(phase.span, self.before, self._digests(phase, {}))
 
     @contextmanager
     def held(self, what: str, phase: Phase) -> Iterator[None]:
@@ -82,7 +82,7 @@ class Audit:
                 f"{len(changed)} frozen tensors changed in {span}: {', '.join(changed[:5])}; the run cannot be believed"
             )
 
-    def _digests(self, phase: Phase, *, known: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    def _digests(self, phase: Phase, known: Mapping[str, str]) -> dict[str, str]:
         """Return the digests of what a phase declares frozen; other precisions than before are not known."""
         current = self._tensors
         frozen = {name: current.get(name, tensor) for name, tensor in self._frozen(phase)}

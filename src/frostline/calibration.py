@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,23 +14,26 @@ from time import perf_counter
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.batch import Batch, tensors_in
 from frostline.cache.cut import Cut, size_of
 from frostline.cache.cuts import NotKept
+from frostline.cache.prefix import is_inside
 from frostline.config.build import build
 from frostline.config.effective import WITHOUT_EFFECT, plain, signature
 from frostline.cost import Meter, held_bytes
 from frostline.data.order import randomness_kept
 from frostline.engine import Freezing
-from frostline.flops import Count, Counting, Work, kind_of
+from frostline.flops import FEWEST, Count, Counting, Work, kind_of
 from frostline.forecast import Forecast, Memory, Pace, Reuse, Spell
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Reestimation
 from frostline.interruption import LAST, Interruption
+from frostline.memory import keep_freed_memory
 from frostline.modules import Training
 from frostline.nn.calls import twin_of
-from frostline.plan import Phase, Plan
+from frostline.plan import MOST_PHASES, Phase, Plan
 from frostline.prepare import Prepared, batches_seen
 from frostline.processes import processes_of
 from frostline.stopwatch import SAMPLES, Stopwatch
@@ -83,12 +86,19 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
     counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
     weights = _weights(prepared.module, plan)
     shares = [min(1, epochs) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
+    of_a_step = len(prepared.first.places) * int(prepared.cfg.trainer.get("accumulate_grad_batches", 1))
     reuses = _reuses(prepared, phases)
+
+    def until(step: int) -> int:
+        """Return how many examples come before an optimizer step; the last one of an epoch may have fewer."""
+        whole, rest = divmod(step, plan.per_epoch)
+        return min(1, epochs) * (whole * examples + min(examples, rest * of_a_step))
+
     return [
         Spell(
             phase=phase,
             batches=round(share * batches),
-            examples=round(share * examples),
+            examples=until(phase.stop) - until(phase.start),
             trainable=plan.trainable(phase),
             count=counts[kind_of(phase)],
             memory=weights.memory(phase, counts[kind_of(phase)]),
@@ -100,18 +110,20 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
 
 
 def _reuses(prepared: Prepared, phases: Sequence[Phase]) -> list[Reuse | None]:
-    """Return what is computed once in each phase; a cut that an earlier phase had leaves nothing to compute."""
-    cuts = [_cut(prepared, phase) for phase in phases]
-    return [
-        None if cut is None else _reuse(prepared, cut, phase, new=cut not in cuts[:place])
-        for place, (cut, phase) in enumerate(zip(cuts, phases, strict=True))
-    ]
+    """Return what is computed once in each phase; a cut leaves nothing to compute that an earlier phase had, too."""
+    plan, cuts, found = prepared.plan, [_cut(prepared, phase) for phase in phases], list[Reuse | None]()
+    for place, (cut, phase) in enumerate(zip(cuts, phases, strict=True)):
+        before = [each for each in range(place) if cuts[each] == cut]
+        moves = [cut is not None and _moves_below(plan, cut, each) for each in phases[:place]]
+        again = bool(before) and not any(moves[before[-1] :])
+        found.append(None if cut is None else _reuse(prepared, cut, phase, again=again, moved=any(moves)))
+    return found
 
 
 def _cut(prepared: Prepared, phase: Phase) -> Cut | None:
     """Return where a phase that will be cuts the network."""
     plan = prepared.plan
-    if prepared.cuts is None or isinstance(plan.strategy.instead, Reestimation) or len(plan.phases) > FEW_KINDS:
+    if prepared.cuts is None or isinstance(plan.strategy.instead, Reestimation) or len(plan.phases) > MOST_PHASES:
         return None
     try:
         return prepared.cuts.of(plan, phase)
@@ -119,19 +131,58 @@ def _cut(prepared: Prepared, phase: Phase) -> Cut | None:
         return None
 
 
-def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, new: bool) -> Reuse:
+def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, again: bool, moved: bool) -> Reuse:
+    """Return what is computed once in a phase.
+
+    Args:
+        prepared: The run.
+        cut: Where the phase cuts the network.
+        phase: The phase.
+        again: Whether it is kept since an earlier phase.
+        moved: Whether anything below the cut has trained before.
+    """
     plan, train = prepared.plan, prepared.data.drawn("train")
     views = min(train.different or 1, math.ceil((phase.stop - phase.start) / plan.per_epoch))
-    assert prepared.cuts is not None
-    names = prepared.cuts.names(plan, cut) if new else None
+    training = 0 if again else len(train) * views
     stages = plan.stages[: cut.depth + bool(cut.parts(plan.stages))]
     return Reuse(
         stages={stage.depth.name: "once" if stage.depth.index < cut.depth else "in part once" for stage in stages},
         flops=cut.flops,
-        spared=cut.spared,
-        training=len(train) * views if names else 0,
-        left=prepared.cuts.left(names, "train", views=views) + prepared.cuts.left(names, "val") if names else 0,
+        spared=_spared(prepared, cut),
+        training=training,
+        left=_left(prepared, cut, views=views, moved=moved) if training else 0,
     )
+
+
+def _moves_below(plan: Plan, cut: Cut, phase: Phase) -> bool:
+    """Tell whether anything below a cut trains in a phase."""
+    whole = {name for stage in plan.stages[: cut.depth] for name in stage.parameters}
+    return any(name in whole or is_inside(name, cut.modules) for name in plan.training(phase.scales))
+
+
+def _left(prepared: Prepared, cut: Cut, *, views: int, moved: bool) -> int:
+    """Return of how many examples, each view counted, it is to be computed what a cut gives: all, of new weights."""
+    cuts, data = prepared.cuts, prepared.data
+    assert cuts is not None
+    if moved:
+        return len(data.drawn("train")) * views + len(data.drawn("val"))
+    names = cuts.names(prepared.plan, cut)
+    return cuts.left(names, "train", views=views) + cuts.left(names, "val")
+
+
+def _spared(prepared: Prepared, cut: Cut) -> float:
+    """Return what a cut spares of a forward pass for an example of the first batch: of tokens, these may have more."""
+    if not size_of(prepared.first.inputs).tokens:
+        return cut.spared
+    inputs = prepared.first.part(slice(FEWEST)).inputs
+    size = size_of(inputs)
+    kept = [torch.zeros(shape.sides, dtype=shape.dtype) for shape in cut.shapes(size)]
+    twin, flops = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone), list[int]()
+    for given in (nullcontext(), cut.giving(twin, kept, size)):
+        with randomness_kept(), torch.no_grad(), FlopCounterMode(display=False) as counter, given:
+            twin(inputs)
+        flops.append(counter.get_total_flops())
+    return (flops[0] - flops[1]) / size.examples
 
 
 def _counts(prepared: Prepared, phases: Sequence[Phase], *, most: int) -> dict[Hashable, Count]:
@@ -267,6 +318,7 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
         prepared: What `prepare` returned; only its copy trains.
         seconds: How long all rehearsals may train.
     """
+    keep_freed_memory()
     forecast, begun = counted(prepared), perf_counter()
     if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.instead is not None:
         return forecast.at(None, resident=held_bytes(on_gpu=False), on_gpu=False)
@@ -357,21 +409,19 @@ class _Given(Callback):
 
 
 def _computing(prepared: Prepared) -> float:
-    """Return the seconds that a FLOP takes of what is computed to be kept, loading the examples included."""
+    """Return the seconds that a FLOP takes of what is computed to be kept."""
     cut = next(filter(None, (_cut(prepared, phase) for phase in prepared.plan.phases)), None)
     if cut is None or prepared.cuts is None:
         return 0.0
     twin = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone)
-    data, spent = prepared.data, list[float]()
+    train, spent = prepared.data.drawn("train"), list[float]()
     with randomness_kept():
-        batches = data.in_order(data.drawn("train"), view=0, at_once=prepared.cuts.at_once)
-        begun = perf_counter()
-        for batch in islice(batches, SAMPLES):
+        batches = list(islice(prepared.data.in_order(train, view=0, at_once=prepared.cuts.at_once(train)), SAMPLES))
+        for batch in [batches[0], *batches]:  # the first one takes longer
+            begun = perf_counter()
             cut.taken(twin, batch.inputs)
-            now = perf_counter()
-            spent.append((now - begun) / len(batch.places))
-            begun = now
-    return median(spent[1:] or spent) / cut.flops  # the first one takes longer
+            spent.append((perf_counter() - begun) / len(batch.places))
+    return median(spent[1:]) / cut.flops
 
 
 def _reading(prepared: Prepared) -> float:

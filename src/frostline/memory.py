@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -16,10 +17,19 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory rather than to give it back to the system, where the process runs on it.
 
     A step takes and frees the same blocks as the step before. By default most of them come from the system anew, which
-    fills each page with zeros when it is first touched: up to a tenth of a step of a small network on a processor.
-    What a process holds at its peak stays the same. See mallopt(3); other C libraries have no such function.
+    fills each page with zeros when it is first touched. See mallopt(3); other C libraries have no such function.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt = _of_glibc("mallopt")
+    mallopt(_MMAP_THRESHOLD, _LARGEST)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Give back to the system what is free now, so that what a process holds is what it needs. See malloc_trim(3)."""
+    _of_glibc("malloc_trim")(0)
+
+
+def _of_glibc(name: str) -> Callable[..., object]:
+    """Return a function of the C library, or one that does nothing where it has none of this name."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return getattr(library, name, lambda *_: None)

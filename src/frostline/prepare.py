@@ -22,7 +22,6 @@ from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
 from frostline.init_from import named_weights
 from frostline.initial import Ingredients, Initial, Initials, drawn, example_of
-from frostline.memory import keep_freed_memory
 from frostline.modules import FineTuning, Pretraining, Training
 from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
@@ -130,7 +129,6 @@ def prepare(
     Raises:
         RequestError: Data, weights, strategy and network do not go together; the sentence says how.
     """
-    keep_freed_memory()
     torch.manual_seed(stream(cfg.seed, "init"))
     given = _ingredients(cfg, store)
     _draw(given.data, given.model, cfg)

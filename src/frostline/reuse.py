@@ -8,6 +8,7 @@ from torch import nn
 
 from frostline.cache.cuts import Cuts
 from frostline.cache.find_cut import judge_of
+from frostline.cache.prefix_cache import is_all
 from frostline.config.effective import plain
 from frostline.data.splitted import SplittedData
 from frostline.data.whole import cache_folder
@@ -63,7 +64,7 @@ def cuts_for(
 def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
     """Return what in a config keeps a network from being cut, in words; nothing where it can be."""
     trainer = cfg.trainer
-    partial = [key for key in ("limit_train_batches", "limit_val_batches") if not _is_all(trainer.get(key))]
+    partial = [key for key in ("limit_train_batches", "limit_val_batches") if not is_all(trainer.get(key))]
     ways = {
         "several processes share the data": processes_of(plain(trainer)) > 1,
         "what is compiled is not cut": cfg.compile is not None,
@@ -78,11 +79,6 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
         ),
     }
     return next((way for way, stands in ways.items() if stands), "")
-
-
-def _is_all(limit: float | None) -> bool:
-    """Tell whether a limit of Lightning's leaves nothing out: 1.0 is all batches, and 1 is one."""
-    return limit is None or (isinstance(limit, float) and limit == 1.0)
 
 
 def _refuse_what_is_not_kept(cuts: Cuts, plan: Plan) -> None:

@@ -3,14 +3,18 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from language import LINES, saved
 from safetensors.torch import load_file
 from street import plant
+from torch import nn
 from workplace import FOREIGN, Workplace
 
+from frostline.cache.cut import Cut
+from frostline.cache.find_cut import EXAMPLES
 from frostline.cache.prefix_cache import PrefixCache
 from frostline.cache.stock import Stock
 from frostline.data.whole import cache_folder
@@ -29,6 +33,7 @@ VIEWS = ("data.augment=true", "data.views=2")
 
 LAST_BLOCK = r"freeze.phases=[{train:['re:layer3\.2\..*',head]}]"
 THEN_ANOTHER = LAST_BLOCK.replace("}]", r"},{train:['re:layer3\.1\.conv2.*','re:layer3\.2\..*'],epoch:2}]")
+HEAD_ALL_HEAD = "freeze.phases=[{train:[head]},{train:[all],epoch:3},{train:[head],epoch:6}]"
 LAST_OUTPUT = r"freeze.phases=[{train:['re:.*layer\.1\.output\..*',head]}]"
 
 
@@ -113,12 +118,30 @@ def test_other_weights_examples_or_views_are_not_taken_for_the_same(workplace: W
     first = finished(workplace, *asked)
     everything = cost(workplace, first, "prefix_computed")
     assert cost(workplace, finished(workplace, *asked, "optimizer.lr=0.5"), "prefix_computed") == 0
-    assert cost(workplace, finished(workplace, *asked, "data.batch_size=5"), "prefix_computed") == 0
     assert cost(workplace, finished(workplace, *asked, "model.depth=32"), "prefix_computed") == everything
     more = cost(workplace, finished(workplace, *asked, "data.shots=4"), "prefix_computed")
     assert more == 40  # val and test are the same
     views = finished(workplace, *asked, *VIEWS)
     assert cost(workplace, views, "prefix_computed") == everything + 30
+
+
+@pytest.mark.parametrize("first", [5, 128])
+def test_what_is_kept_is_the_same_for_batches_of_any_size(
+    first: int, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    taking = Cut.taken
+
+    def taken(cut: Cut, network: nn.Module, inputs: Any) -> list[torch.Tensor]:
+        sizes.append(len(inputs))
+        return taking(cut, network, inputs)
+
+    monkeypatch.setattr(Cut, "taken", taken)
+    asked = ("data=digits", "data.image_size=8", "data.shots=10", "data.val_shots=1", "freeze=head", "cache=require")
+    finished(workplace, *asked, f"data.batch_size={first}")
+    assert [size for size in sizes if size > EXAMPLES][:3] == [10, 64, 36]  # val, and train in two parts
+    second = finished(workplace, *asked, "data.batch_size=20")
+    assert cost(workplace, second, "prefix_computed") == 0
 
 
 def test_nothing_that_is_kept_is_computed_again_not_even_before_training(
@@ -174,8 +197,11 @@ def test_what_trains_within_a_stage_is_given_what_comes_before_it_there(workplac
         pytest.param(("freeze=freezeout", "trainer.max_epochs=12", "cache=require"), marks=pytest.mark.slow),
         (LAST_BLOCK, "freeze=schedule"),
         pytest.param((THEN_ANOTHER, "freeze=schedule"), marks=pytest.mark.slow),
+        pytest.param(("freeze=chain_thaw", "trainer.max_epochs=14"), marks=pytest.mark.slow),
+        ("freeze=freezeout", "trainer.max_epochs=10"),
+        (HEAD_ALL_HEAD, "freeze=schedule", "trainer.max_epochs=9"),
     ],
-    ids=["head", "views", "gradual", "freezeout", "last block", "then another"],
+    ids=["head", "views", "gradual", "freezeout", "last block", "then another", "chain_thaw", "by steps", "again"],
 )
 def test_the_plan_foresees_what_is_computed_once(asked, workplace: Workplace) -> None:
     known = 1 if "freeze=freezeout" in asked else 2  # what trains before it freezes has no name beforehand

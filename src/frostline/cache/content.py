@@ -3,7 +3,8 @@
 import inspect
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Names:
         network: The network.
         stages: Its stages.
         data: The data.
-        at_once: Of how many examples what is kept is computed at once.
+        at_once: Of how many examples of a split what is kept is computed at once.
         known: Digests of some of the network's tensors, which need not be hashed again.
         recipe: What the network was built from.
     """
@@ -42,29 +43,29 @@ class Names:
         stages: Sequence[Stage],
         data: SplittedData,
         *,
-        at_once: int,
+        at_once: Callable[[Split], int],
         known: Mapping[str, str],
         recipe: str,
     ) -> None:
         self._data = data
+        self._at_once = at_once
         self._shared = [
             frostline.__version__,
             torch.__version__,
             next(network.parameters()).device.type,
-            repr(cut),
+            repr(replace(cut, flops=0.0, spared=0.0)),  # these two depend on the examples
             repr(network),
             recipe,
             *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
             *sources(network),
             _weights(tensors_below(cut, network, stages), known),
             json.dumps(data.shown(), sort_keys=True, default=str),
-            str(at_once),
         ]
 
     def of(self, split: str, view: int) -> str:
         """Return the name of a view of a split."""
         drawn = self._data.drawn(split)
-        own = [*drawn.examples.digests, split, _view(drawn, view)]
+        own = [*drawn.examples.digests, f"{split} {self._at_once(drawn)}", _view(drawn, view)]
         return sha256("\n".join([*self._shared, *own]).encode()).hexdigest()[:32]
 
 

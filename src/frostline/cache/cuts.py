@@ -39,11 +39,10 @@ SHARE = 0.1
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
-AT_ONCE = 64
-"""Of how many examples at most a processor computes at once what is kept, whatever the batches of training."""
-
-_BYTES_AT_ONCE = 5_000_000
-"""And of how many bytes of inputs: what large images become on their way would not stay in a processor's own memory."""
+_EXAMPLES, _TOKENS, _BYTES = 64, 4096, 5_000_000
+"""Of how many examples a processor computes at once what is kept, whatever the batches of training: the most of them,
+of their tokens, and of the bytes of their inputs. What many large ones become on their way would not stay in its cache.
+"""
 
 _PARTS: dict[Hashable, Sequence[tuple[tuple[str, ...], float]]] = {}
 """The parts of stages that this process has found, with their shares: the arms of a study are networks alike."""
@@ -156,18 +155,22 @@ class Cuts:
             cut, self.network, plan.stages, self.data, at_once=self.at_once, known=self.known, recipe=self.recipe
         )
 
-    @property
-    def at_once(self) -> int:
-        """Of how many examples what is kept is computed at once; a GPU computes a batch of training."""
+    def at_once(self, split: Split) -> int:
+        """Return of how many examples of a split what is kept is computed at once; a GPU computes a batch of training.
+
+        A name stands for it, since sums over other batches differ in their last bit.
+        """
         if next(self.network.parameters()).device.type != "cpu":
             return self.data.batch_size
-        return max(1, min(AT_ONCE, _BYTES_AT_ONCE // self._bytes_shown))
+        if split.longest:
+            return max(1, min(_EXAMPLES, _TOKENS // split.longest))
+        return max(1, min(_EXAMPLES, _BYTES // self._bytes_shown))
 
     @cached_property
     def _bytes_shown(self) -> int:
         """The bytes of an example as the network is shown it."""
-        first = self._examples().part(slice(1))
-        return max(1, sum(tensor.nbytes for tensor in tensors_in(first.inputs)))
+        shown = self._examples().part(slice(1)).inputs
+        return max(1, sum(tensor.nbytes for tensor in tensors_in(shown)))
 
     def told(self, plan: Plan) -> Iterator[str]:
         """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""

@@ -132,7 +132,8 @@ class Prefix:
             only: The places of the calls whose tensors are noted, behind the last of which it breaks off; None for all.
         """
         noted: list[Noted] = []
-        with self._doing(partial(_note, noted, only)), suppress(_Enough):
+        last = None if only is None else max(only)
+        with self._doing(partial(_note, noted, only, last)), suppress(_Enough):
             yield noted
 
     @contextmanager
@@ -184,6 +185,7 @@ class Tail:
     @contextmanager
     def noting(self, only: Collection[int] | None = None) -> Iterator[list[Noted]]:
         """Note with which arguments the last module is called; break off there if only this call is asked for."""
+        assert only is None or set(only) == {0}
         self._noted, self._enough = [], only is not None
         try:
             with suppress(_Enough):
@@ -235,20 +237,19 @@ class Kept(Leaf):
     """A tensor that the rest of the network looks at: one row for each example."""
 
 
-def _note(noted: list[Noted], only: Collection[int] | None, name: str, forward: Forward) -> Any:
+def _note(noted: list[Noted], only: Collection[int] | None, last: int | None, name: str, forward: Forward) -> Any:
     """Note what a call gives, or that it took place where only others are asked for."""
     output, place = forward(), len(noted)
     content, structure = tree_flatten(output)
     plain = all(isinstance(part, _PLAIN) for part in content)
-    ends = only is not None and place == max(only)
     if only is not None and place not in only:
         content = []
     elif plain:
         content = [_asked(part) if isinstance(part, Tensor) else part for part in content]
-        if not ends:  # copies go on: what comes next may write into them
+        if place != last:  # copies go on: what comes next may write into them
             output = tree_unflatten([part.clone() if isinstance(part, Tensor) else part for part in content], structure)
     noted.append(Noted(module=name, content=content, structure=structure, plain=plain))
-    if ends:
+    if place == last:
         raise _Enough
     return output
 

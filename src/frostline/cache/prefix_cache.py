@@ -225,7 +225,7 @@ class PrefixCache(Callback):
                 raise RequestError(f"cache=require: {self._phase.span}: {reason}; choose cache=auto")
 
     def _evaluate(self, split: str, loader: Any, limit: float) -> None:
-        if limit == 1.0:
+        if is_all(limit):
             self._have(split, 0)
             _look_away(loader, blind=self._blind and self._stock.has(split, 0))
 
@@ -273,6 +273,11 @@ class PrefixCache(Callback):
             return self._cuts.of(self._engine.plan, phase)
         except NotKept:
             return None
+
+
+def is_all(limit: float | None) -> bool:
+    """Tell whether a limit of Lightning's leaves nothing out: 1.0 is all batches, and 1 is one."""
+    return limit is None or (isinstance(limit, float) and limit == 1.0)
 
 
 def _look_away(loader: Any, *, blind: bool) -> None:

@@ -129,7 +129,7 @@ class Stock:
         """Compute what is kept of all examples of a split."""
         drawn = self._cuts.data.drawn(split)
         with randomness_kept(), evaluating(self._cuts.network):
-            for batch in self._cuts.data.in_order(drawn, view=view, at_once=self._cuts.at_once):
+            for batch in self._cuts.data.in_order(drawn, view=view, at_once=self._cuts.at_once(drawn)):
                 if self._hurried():
                     raise Hurried
                 rows = slice(int(batch.places[0]), int(batch.places[-1]) + 1)

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -87,14 +87,14 @@ class EncodedImages:
         return self.names[row] if self.names else f"image {row}"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class FittedImages:
     """Square images of one size, held in memory as uint8 while there is room."""
 
     images: Images
     size: int
     held: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    _room: list[NDArray[np.uint8]] = field(default_factory=list)
+    _room: Iterator[NDArray[np.uint8]] = field(default_factory=lambda: iter(()), init=False)
 
     def __getitem__(self, row: int) -> Tensor:
         """Return the image as uint8 of shape (3, size, size)."""
@@ -107,9 +107,11 @@ class FittedImages:
         return image
 
     def _hold(self, row: int, image: NDArray[np.uint8]) -> None:
-        if not self._room:
-            self._room.extend(np.empty((max(1, _BLOCK // image.size), *image.shape), np.uint8))
-        place = self._room.pop()
+        place = next(self._room, None)
+        if place is None:
+            block = np.empty((max(1, _BLOCK // image.size), *image.shape), np.uint8)
+            self._room = iter(block)
+            place = next(self._room)
         place[...] = image
         self.held[row] = place
 

@@ -90,8 +90,12 @@ def test_a_name_is_that_of_the_weights_whether_or_not_they_were_hashed_before(fr
 def test_a_processor_computes_as_many_at_once_whatever_is_trained_on(size: int, at_once: int, batch_size: int) -> None:
     asked = [*ASKED, f"data.image_size={size}", f"data.batch_size={batch_size}"]
     prepared = prepare(compose("finetune", asked), "finetune")
-    assert prepared.cuts.at_once == at_once
+    assert prepared.cuts.at_once(prepared.data.drawn("train")) == at_once
+
+
+@pytest.mark.parametrize(("longest", "at_once"), [(16, 64), (512, 8), (10_000, 1)])
+def test_of_long_texts_fewer_are_computed_at_once(longest: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare(compose("finetune", ASKED), "finetune")
     train = prepared.data.drawn("train")
-    batches = [batch.places.tolist() for batch in prepared.data.in_order(train, view=0, at_once=at_once)]
-    assert [place for places in batches for place in places] == list(range(len(train)))
-    assert max(map(len, batches)) == min(at_once, len(train))
+    monkeypatch.setattr(type(train), "longest", longest)
+    assert prepared.cuts.at_once(train) == at_once

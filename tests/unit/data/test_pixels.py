@@ -149,6 +149,15 @@ def test_every_user_of_one_size_shares_what_is_decoded() -> None:
     assert fitted(images, 4) is not fitted(images, 2)
 
 
+def test_what_is_held_in_several_blocks_is_what_was_decoded(monkeypatch) -> None:
+    monkeypatch.setattr(pixels, "_BLOCK", 2 * 3 * 4 * 4 + 1)
+    images = Counted()
+    held = fitted(images, 4)
+    for _ in range(2):
+        assert [int(value) for row in range(5) for value in held[row].unique()] == list(range(5))
+    assert images.asked == list(range(5))
+
+
 def test_no_more_is_held_than_there_is_room_for(monkeypatch) -> None:
     monkeypatch.setattr(pixels, "HELD_BYTES", 2 * 48)
     images = Counted()
