@@ -17,14 +17,13 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
 def step():
-    return [b"x" * (31 * 2**20 - 4096) for _ in range(8)]
+    return [b"x" * (31 * 2**20 - 4096) for _ in range(4)]
 
 before = resident()
 {first}
-for _ in range(3):
-    held = step()
-    most = resident()
-    del held
+held = step()
+most = resident()
+del held
 {then}
 print((resident() - before) / (most - before))
 """
