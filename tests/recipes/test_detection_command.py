@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 import yaml
-from detections import coco, voc
+from detections import coco, drawn_boxes, picture, voc, xml
 from test_cli import environment, start, wait_for
 from test_processes_command import ended
 from workplace import FOREIGN, Workplace
@@ -226,10 +226,30 @@ def test_real_blood_cells_and_a_real_network(workplace: Workplace, shared) -> No
     assert torch.get_num_threads() == 1
 
 
-def test_frozen_stages_of_a_detector_run_once_where_images_are_of_one_size(workplace: Workplace, tiny) -> None:
+def both(workplace: Workplace, tiny: list[str]) -> list[dict[str, float]]:
+    """What a run measures that computes everything, and one that is given what was kept."""
     asked = [*tiny, "freeze=head", "trainer.max_epochs=3"]
     runs = [workplace.frostline("finetune", *asked, f"cache={how}").run_id for how in ("off", "auto")]
-    computing, keeping = ({**workplace.store.run(run_id).data.metrics} for run_id in runs)
+    return [{**workplace.store.run(run_id).data.metrics} for run_id in runs]
+
+
+def the_same(computing: dict[str, float], keeping: dict[str, float]) -> None:
     for name in (name for name in computing if not name.startswith("cost/")):
         assert keeping[name] == pytest.approx(computing[name], rel=1e-5, abs=1e-6), name
+
+
+def test_frozen_stages_of_a_detector_run_once_where_images_are_of_one_size(workplace: Workplace, tiny) -> None:
+    computing, keeping = both(workplace, tiny)
+    the_same(computing, keeping)
     assert keeping["cost/prefix_given"] > 0
+
+
+def test_frozen_stages_of_a_detector_run_in_every_epoch_where_some_images_are_wider(workplace: Workplace, tiny) -> None:
+    """The others of their batch are padded to their width, and those of another batch are not."""
+    pictures = workplace.folder / "pictures"
+    for n in (3, 5, 7):  # the first that are drawn, which a cut would be proved on
+        picture(n, drawn_boxes(n), width=96).save(pictures / "JPEGImages" / f"000{n}.png")
+        (pictures / "Annotations" / f"000{n}.xml").write_text(xml(drawn_boxes(n), width=96))
+    computing, keeping = both(workplace, [*tiny, "data.batch_size=2"])
+    the_same(computing, keeping)
+    assert keeping["cost/prefix_given"] == 0

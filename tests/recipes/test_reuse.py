@@ -113,6 +113,23 @@ def test_a_run_that_is_given_what_was_kept_is_the_run_that_computes_it(asked, wo
     torch.testing.assert_close(*(load_file(file) for file in files), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("material")
+def test_images_of_several_sizes_are_what_they_are_without_what_was_kept(workplace: Workplace) -> None:
+    """Those of a batch are padded to its largest, so that what the stages make of one depends on the others."""
+    plant(workplace.folder / "street", 15, size=(16, 16))  # of the 20 that are twice as wide
+    asked = (*STREETS, "data.batch_size=4", "freeze=head")
+    computing, keeping = (finished(workplace, *asked, f"cache={how}") for how in ("off", "auto"))
+    assert measured(workplace, keeping) == pytest.approx(measured(workplace, computing), rel=1e-5, abs=1e-7)
+    assert predicted(workplace, keeping) == predicted(workplace, computing)
+    assert "several sizes" in workplace.artifact(keeping, "computed_again.json")
+    said = workplace.frostline("finetune", *asked, "cache=require")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2,
+        "cache=require: epochs 0-9: images are shown at several sizes, padded to the largest of their batch; mend "
+        "that, or choose cache=auto",
+    )
+
+
 def test_other_weights_examples_or_views_are_not_taken_for_the_same(workplace: Workplace) -> None:
     asked = (*DIGITS, "freeze=head", "cache=require")
     first = finished(workplace, *asked)

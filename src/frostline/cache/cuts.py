@@ -207,6 +207,10 @@ class Cuts:
             raise NotKept("data.mix shows each example mixed with another one in every epoch")
         if train.different is None:
             raise NotKept("examples are changed anew in every epoch; data.views=V would show V ways of each, in turn")
+        # A smaller image is kept as the largest of one batch pads it, and asked for in batches that pad it otherwise;
+        # these cannot be told from their inputs, which may be left out. Where all are as large, none need be told.
+        if len({size for each in self._splits() for size in each.sizes}) > 1:
+            raise NotKept("images are shown at several sizes, padded to the largest of their batch")
 
     def _parts(self, plan: Plan, phase: Phase) -> Sequence[tuple[str, ...]]:
         """Return which modules of the first stage that trains may be below the cut, too: most of it first."""

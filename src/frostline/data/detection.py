@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -117,7 +117,14 @@ class DetectionSplit(Split):
     def __init__(self, examples: Examples, *, spec: DetectionInput, seed: int | None) -> None:
         super().__init__(examples, seed=seed)
         self._annotations: Annotations = examples.content
+        self._spec = spec
         self._images = _resized(self._annotations.images, spec)
+
+    @cached_property
+    def sizes(self) -> frozenset[tuple[int, int]]:
+        """Heights and widths at which its images are shown."""
+        stored = {self._annotations.objects[row].size for row in self.examples.rows.tolist()}
+        return frozenset(self._spec.shape(*size) for size in stored)
 
     def show(self, row: int) -> Shown:
         """Return an image and its targets, mirrored or not."""

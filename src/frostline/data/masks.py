@@ -43,12 +43,14 @@ class MaskedImages:
         labels: From what a mask holds to labels.
         digests: Of the masks, hexadecimal SHA-256.
         void: The rows of images that have no pixel of any class.
+        shapes: Height and width of each.
     """
 
     pairs: Sequence[Pair]
     labels: "Labels"
     digests: Sequence[str]
     void: frozenset[int]
+    shapes: Sequence[tuple[int, int]]
 
     def __getitem__(self, row: int) -> tuple[Image.Image, NDArray[np.int16]]:
         """Return an upright RGB image and the labels of its pixels, (H, W).
@@ -105,6 +107,7 @@ class _Looked:
     image: str = ""
     mask: str = ""
     counts: Mapping[int, int] = field(default_factory=dict)
+    shape: tuple[int, int] = (0, 0)
     problem: str = ""
 
 
@@ -144,7 +147,10 @@ def masked_source(
     _refuse(root, [(name, problem) for name, problem in known if problem], way_out=way_out)
     void = {row for row, look in enumerate(looked) if all(labels[value] == NO_LABEL for value in look.counts)}
     digests = tuple(look.mask for look in looked)
-    content = MaskedImages(pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void))
+    shapes = tuple(look.shape for look in looked)
+    content = MaskedImages(
+        pairs=everything, labels=Labels(by_value=labels), digests=digests, void=frozenset(void), shapes=shapes
+    )
     parts = {split: _examples(content, looked, rows) for split, rows in places.items()}
     return Source(name=root, classes=tuple(classes), splits=parts, ignored=ignored, strata=(STRATUM,), remarks=remarks)
 
@@ -168,13 +174,13 @@ def _look(pair: Pair) -> _Looked:
         except Exception as error:  # Pillow's formats raise whatever they stumble over
             return _Looked(problem=f"its {what} {file.name}: {problem_of(error)}")
         if size is not None:
-            shape, digest = size[::-1], sha256(content).hexdigest()
+            shape, digest = (size[1], size[0]), sha256(content).hexdigest()
     assert values is not None
     if values.shape != shape:
         return _Looked(problem=_other_size(shape, values.shape))
     numbers, counts = np.unique(values, return_counts=True)
     found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-    return _Looked(image=digest, mask=sha256(content).hexdigest(), counts=found)
+    return _Looked(image=digest, mask=sha256(content).hexdigest(), counts=found, shape=shape)
 
 
 def _values(content: bytes) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar
 
@@ -111,6 +111,11 @@ class SegmentationSplit(Split):
         self.spec = spec
         self._pairs = _resized(examples.content, spec.size)
 
+    @cached_property
+    def sizes(self) -> frozenset[tuple[int, int]]:
+        """Heights and widths at which its images are shown."""
+        return frozenset(map(self._pairs.shape, self.examples.rows.tolist()))
+
     def show(self, row: int) -> Shown:
         """Return an image and the labels of its pixels."""
         image, labels = self._pairs[row]
@@ -136,12 +141,18 @@ class _ResizedPairs:
         if row in self.held:
             return self.held[row]
         image, labels = self.pairs[row]
-        pixels = transforms.resize(transforms.pil_to_tensor(image), [self.size], antialias=True)
+        pixels = transforms.resize(transforms.pil_to_tensor(image), list(self.shape(row)), antialias=True)
         nearest = F.interpolate(torch.from_numpy(labels)[None, None].float(), pixels.shape[-2:], mode="nearest-exact")
         shown = pixels.contiguous(), nearest[0, 0].to(torch.int16)
         if (len(self.held) + 1) * 2 * pixels.numel() <= HELD_BYTES:
             self.held[row] = shown
         return shown
+
+    def shape(self, row: int) -> tuple[int, int]:
+        """Return height and width at which an image is shown."""
+        height, width = self.pairs.shapes[row]
+        shorter = min(height, width)
+        return int(self.size * height / shorter), int(self.size * width / shorter)
 
 
 @lru_cache(maxsize=8)

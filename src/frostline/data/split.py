@@ -1,7 +1,7 @@
 """One split of a dataset, fetched a batch at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,11 @@ class Split(Dataset[Batch], ABC):
     def longest(self) -> int:
         """The tokens of the longest example, 0 where there are none."""
         return 0
+
+    @property
+    def sizes(self) -> Collection[tuple[int, int]]:
+        """Heights and widths of its images where a batch is padded to its largest; none where it is not."""
+        return ()
 
     @abstractmethod
     def show(self, row: int) -> Any:

@@ -71,6 +71,16 @@ def test_boxes_scale_with_their_image(tmp_path) -> None:
     assert half.targets[0]["scale"].tolist() == [0.5, 0.5]
 
 
+def test_sizes_are_those_at_which_images_are_shown(tmp_path) -> None:
+    root = voc(tmp_path)
+    picture(1, drawn_boxes(1), width=97).save(root / "JPEGImages" / "0001.png")
+    (root / "Annotations" / "0001.xml").write_text(xml(drawn_boxes(1), width=97))
+    train = at(root, image_size=25).drawn("train")
+    shown = {tuple(train.show(row)[0].shape[1:]) for row in train.examples.rows.tolist()}
+    assert set(train.sizes) == shown
+    assert len(shown) == 2
+
+
 def test_square_networks_see_squares(tmp_path) -> None:
     batch = first(at(voc(tmp_path), DetectionInput(size=96, longest=96, square=True)))
     assert batch.inputs["images"][0].shape == (3, 96, 96)

@@ -157,6 +157,15 @@ def test_images_of_other_sizes_are_padded_with_pixels_to_ignore(tmp_path: Path) 
     assert not images[narrow][..., 16:].any()
 
 
+def test_sizes_are_those_at_which_images_are_shown(tmp_path: Path) -> None:
+    for place, size in enumerate([(16, 8), (17, 11), (11, 17), (64, 32), (9, 7), (7, 50)]):
+        plant(tmp_path, 3, first=3 * place, size=size)
+    train = folder(tmp_path).drawn("train")
+    shown = [train.show(row) for row in train.examples.rows.tolist()]
+    assert set(train.sizes) == {tuple(labels.shape) for _, labels in shown}
+    assert all(image.shape[1:] == labels.shape for image, labels in shown)
+
+
 def test_image_and_mask_are_changed_alike_and_by_seed_epoch_and_place(tmp_path: Path) -> None:
     root = tmp_path
     for number in range(8):
