@@ -228,6 +228,16 @@ def test_the_plan_foresees_what_is_computed_once(asked, workplace: Workplace) ->
         assert cost(workplace, run_id, "predicted_train_flops") == pytest.approx(real, rel=1e-6)
 
 
+@pytest.mark.usefixtures("material")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_plan_foresees_what_texts_take_of_which_the_first_ones_are_longer_or_shorter(
+    seed: int, workplace: Workplace
+) -> None:
+    run_id = finished(workplace, *TEXTS, "freeze=last_k", f"seed={seed}", "cache=require")
+    real = cost(workplace, run_id, "train_flops")
+    assert cost(workplace, run_id, "predicted_train_flops") == pytest.approx(real, rel=1e-6)
+
+
 def test_nothing_is_kept_where_it_would_not_be_exact(workplace: Workplace) -> None:
     said = workplace.frostline("plan", *DIGITS, "freeze=head", "data.augment=true")
     assert (
