@@ -58,7 +58,7 @@ class Names:
             recipe,
             *sorted({repr(module.config) for module in network.modules() if hasattr(module, "config")}),
             *sources(network),
-            _weights(tensors_below(cut, network, stages), known),
+            hash_of(tensors_below(cut, network, stages), known),
             json.dumps(data.shown(), sort_keys=True, default=str),
         ]
 
@@ -69,7 +69,7 @@ class Names:
         return sha256("\n".join([*self._shared, *own]).encode()).hexdigest()[:32]
 
 
-def _weights(tensors: Mapping[str, torch.Tensor], known: Mapping[str, str]) -> str:
+def hash_of(tensors: Mapping[str, torch.Tensor], known: Mapping[str, str]) -> str:
     """Return a hash of tensors, of which some digests are known."""
     new = digests({name: tensor for name, tensor in tensors.items() if name not in known})
     return together(new | {name: digest for name, digest in known.items() if name in tensors})

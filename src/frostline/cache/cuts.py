@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.batch import Batch, moved, tensors_in
-from frostline.cache.content import Names, sources
+from frostline.cache.content import Names, hash_of, sources
 from frostline.cache.cut import Cut, NotExact
 from frostline.cache.find_cut import EXAMPLES, Judge, find_cut, is_watched
 from frostline.cache.parts import parts_before, stage_in_part
@@ -39,7 +39,7 @@ SHARE = 0.1
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
-_EXAMPLES, _TOKENS, _BYTES = 64, 4096, 5_000_000
+_EXAMPLES, _TOKENS, _BYTES = 32, 4096, 5_000_000
 """Of how many examples a processor computes at once what is kept, whatever the batches of training: the most of them,
 of their tokens, and of the bytes of their inputs. What many large ones become on their way would not stay in its cache.
 """
@@ -284,7 +284,7 @@ class Cuts:
         """Return what tells a proof from all others: the whole network, where it is cut, what trains, the examples."""
         network = self.network
         tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-        told = [self.recipe, repr(network), *sources(network), digest_of_all(tensors)]
+        told = [self.recipe, repr(network), *sources(network), hash_of(tensors, self.known)]
         told += [next(network.parameters()).device.type, f"{plan.frozen_prefix(phase)} {parts}"]
         told += [repr(sorted(phase.modes.items())), *(repr(sorted(stage.modules)) for stage in plan.stages)]
         shown = tensors_in([batch.inputs, batch.targets])
