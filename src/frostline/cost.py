@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.batch import Batch
 from frostline.engine import Freezing
-from frostline.memory import give_back_freed_memory
 from frostline.plan import Phase
 
 
@@ -157,7 +156,6 @@ class Meter(Callback):
 def _reset_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    give_back_freed_memory()  # by the runs before, in a study
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the resident set's peak starts anew, see proc(5)
     except OSError:
