@@ -1,7 +1,7 @@
 """What a run will take, counted on a twin of what it trains and timed on a rehearsal of its first steps."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -110,14 +110,27 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
 
 
 def _reuses(prepared: Prepared, phases: Sequence[Phase]) -> list[Reuse | None]:
-    """Return what is computed once in each phase; a cut leaves nothing to compute that an earlier phase had, too."""
+    """Return what is computed once in each phase: what no earlier one with the same cut, and weights, has seen."""
     plan, cuts, found = prepared.plan, [_cut(prepared, phase) for phase in phases], list[Reuse | None]()
-    for place, (cut, phase) in enumerate(zip(cuts, phases, strict=True)):
-        before = [each for each in range(place) if cuts[each] == cut]
-        moves = [cut is not None and _moves_below(plan, cut, each) for each in phases[:place]]
-        again = bool(before) and not any(moves[before[-1] :])
-        found.append(None if cut is None else _reuse(prepared, cut, phase, again=again, moved=any(moves)))
+    for place, cut in enumerate(cuts):
+        if cut is None:
+            found.append(None)
+            continue
+        moves = [each for each in range(place) if _moves_below(plan, cut, phases[each])]
+        before = [each for each in range(moves[-1] + 1 if moves else 0, place) if cuts[each] == cut]
+        had = {view for each in before for view in _views(prepared, phases[each])}
+        spared = next((known.spared for known, other in zip(found, cuts, strict=False) if known and other == cut), None)
+        reuse = _reuse(prepared, cut, spared=_spared(prepared, cut) if spared is None else spared)
+        views = _views(prepared, phases[place]) - had
+        left = _left(prepared, cut, views, new=not before, moved=bool(moves))
+        found.append(replace(reuse, training=len(prepared.data.drawn("train")) * len(views), left=left))
     return found
+
+
+def _views(prepared: Prepared, phase: Phase) -> set[int]:
+    """Return which views of the training examples a phase sees."""
+    per_epoch, different = prepared.plan.per_epoch, prepared.data.drawn("train").different or 1
+    return {epoch % different for epoch in range(phase.start // per_epoch, math.ceil(phase.stop / per_epoch))}
 
 
 def _cut(prepared: Prepared, phase: Phase) -> Cut | None:
@@ -131,27 +144,11 @@ def _cut(prepared: Prepared, phase: Phase) -> Cut | None:
         return None
 
 
-def _reuse(prepared: Prepared, cut: Cut, phase: Phase, *, again: bool, moved: bool) -> Reuse:
-    """Return what is computed once in a phase.
-
-    Args:
-        prepared: The run.
-        cut: Where the phase cuts the network.
-        phase: The phase.
-        again: Whether it is kept since an earlier phase.
-        moved: Whether anything below the cut has trained before.
-    """
-    plan, train = prepared.plan, prepared.data.drawn("train")
-    views = min(train.different or 1, math.ceil((phase.stop - phase.start) / plan.per_epoch))
-    training = 0 if again else len(train) * views
-    stages = plan.stages[: cut.depth + bool(cut.parts(plan.stages))]
-    return Reuse(
-        stages={stage.depth.name: "once" if stage.depth.index < cut.depth else "in part once" for stage in stages},
-        flops=cut.flops,
-        spared=_spared(prepared, cut),
-        training=training,
-        left=_left(prepared, cut, views=views, moved=moved) if training else 0,
-    )
+def _reuse(prepared: Prepared, cut: Cut, *, spared: float) -> Reuse:
+    """Return what a cut computes once, before it is known of how many examples."""
+    stages = prepared.plan.stages[: cut.depth + bool(cut.parts(prepared.plan.stages))]
+    once = {stage.depth.name: "once" if stage.depth.index < cut.depth else "in part once" for stage in stages}
+    return Reuse(stages=once, flops=cut.flops, spared=spared, training=0, left=0)
 
 
 def _moves_below(plan: Plan, cut: Cut, phase: Phase) -> bool:
@@ -160,14 +157,22 @@ def _moves_below(plan: Plan, cut: Cut, phase: Phase) -> bool:
     return any(name in whole or is_inside(name, cut.modules) for name in plan.training(phase.scales))
 
 
-def _left(prepared: Prepared, cut: Cut, *, views: int, moved: bool) -> int:
-    """Return of how many examples, each view counted, it is to be computed what a cut gives: all, of new weights."""
-    cuts, data = prepared.cuts, prepared.data
+def _left(prepared: Prepared, cut: Cut, views: Collection[int], *, new: bool, moved: bool) -> int:
+    """Return of how many examples it is still to be computed what a cut gives.
+
+    Args:
+        prepared: The run.
+        cut: Where the network is cut.
+        views: Which views of the training examples are asked for.
+        new: Whether val is asked for, too.
+        moved: Whether anything below the cut has trained before, so that nothing can be kept of an earlier run.
+    """
+    cuts, splits = prepared.cuts, {"train": views, "val": [0] if new else []}
     assert cuts is not None
     if moved:
-        return len(data.drawn("train")) * views + len(data.drawn("val"))
+        return sum(len(prepared.data.drawn(split)) * len(asked) for split, asked in splits.items())
     names = cuts.names(prepared.plan, cut)
-    return cuts.left(names, "train", views=views) + cuts.left(names, "val")
+    return sum(cuts.left(names, split, asked) for split, asked in splits.items())
 
 
 def _spared(prepared: Prepared, cut: Cut) -> float:
@@ -421,7 +426,7 @@ def _computing(prepared: Prepared) -> float:
             begun = perf_counter()
             cut.taken(twin, batch.inputs)
             spent.append((perf_counter() - begun) / len(batch.places))
-    return median(spent[1:]) / cut.flops
+    return median(spent[1:]) / cut.flops if cut.flops else 0.0  # to look up embeddings counts as none
 
 
 def _reading(prepared: Prepared) -> float:

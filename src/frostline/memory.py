@@ -1,6 +1,7 @@
 """Lets the C library keep the memory that one training step frees for the next one."""
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -25,7 +26,8 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Give back to the system what is free now, so that what a process holds is what it needs. See malloc_trim(3)."""
+    """Give back to the system what nothing needs now, such as what an earlier run has left. See malloc_trim(3)."""
+    gc.collect()  # a trainer, its loops and its callbacks know each other, and are not freed by counting
     _of_glibc("malloc_trim")(0)
 
 

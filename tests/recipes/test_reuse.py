@@ -34,6 +34,7 @@ VIEWS = ("data.augment=true", "data.views=2")
 LAST_BLOCK = r"freeze.phases=[{train:['re:layer3\.2\..*',head]}]"
 THEN_ANOTHER = LAST_BLOCK.replace("}]", r"},{train:['re:layer3\.1\.conv2.*','re:layer3\.2\..*'],epoch:2}]")
 HEAD_ALL_HEAD = "freeze.phases=[{train:[head]},{train:[all],epoch:3},{train:[head],epoch:6}]"
+TWICE_ONE_CUT = "freeze.phases=[{train:[layer3]},{train:[layer3,head],epoch:2}]"
 LAST_OUTPUT = r"freeze.phases=[{train:['re:.*layer\.1\.output\..*',head]}]"
 
 
@@ -217,8 +218,20 @@ def test_what_trains_within_a_stage_is_given_what_comes_before_it_there(workplac
         pytest.param(("freeze=chain_thaw", "trainer.max_epochs=14"), marks=pytest.mark.slow),
         ("freeze=freezeout", "trainer.max_epochs=10"),
         (HEAD_ALL_HEAD, "freeze=schedule", "trainer.max_epochs=9"),
+        (TWICE_ONE_CUT, "freeze=schedule", "cache=require", "data.augment=true", "data.views=3"),
     ],
-    ids=["head", "views", "gradual", "freezeout", "last block", "then another", "chain_thaw", "by steps", "again"],
+    ids=[
+        "head",
+        "views",
+        "gradual",
+        "freezeout",
+        "last block",
+        "then another",
+        "chain_thaw",
+        "by steps",
+        "again",
+        "views in turn",
+    ],
 )
 def test_the_plan_foresees_what_is_computed_once(asked, workplace: Workplace) -> None:
     known = 1 if "freeze=freezeout" in asked else 2  # what trains before it freezes has no name beforehand

@@ -1,6 +1,6 @@
 """Which frozen stages of a run are computed once for each example, and why others are computed again."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -144,9 +144,9 @@ class Cuts:
         """Return how many bytes are kept of all examples at a cut."""
         return sum(cut.bytes(Size(len(each), each.longest)) * (each.different or 1) for each in self._splits())
 
-    def left(self, names: Names, split: str, *, views: int = 1) -> int:
+    def left(self, names: Names, split: str, views: Collection[int]) -> int:
         """Return of how many examples of a split, each view counted, it is still to be computed what a cut gives."""
-        here = [(self.folder / names.of(split, view)).exists() for view in range(views)]
+        here = [(self.folder / names.of(split, view)).exists() for view in views]
         return len(self.data.drawn(split)) * here.count(False)
 
     def names(self, plan: Plan, cut: Cut) -> Names:
