@@ -34,7 +34,7 @@ VIEWS = ("data.augment=true", "data.views=2")
 LAST_BLOCK = r"freeze.phases=[{train:['re:layer3\.2\..*',head]}]"
 THEN_ANOTHER = LAST_BLOCK.replace("}]", r"},{train:['re:layer3\.1\.conv2.*','re:layer3\.2\..*'],epoch:2}]")
 HEAD_ALL_HEAD = "freeze.phases=[{train:[head]},{train:[all],epoch:3},{train:[head],epoch:6}]"
-TWICE_ONE_CUT = "freeze.phases=[{train:[layer3]},{train:[layer3,head],epoch:2}]"
+TWICE_ONE_CUT = "freeze.phases=[{train:[body2,head]},{train:[body2,body3,head],epoch:2}]"
 LAST_OUTPUT = r"freeze.phases=[{train:['re:.*layer\.1\.output\..*',head]}]"
 
 
