@@ -251,6 +251,14 @@ def test_the_plan_foresees_what_texts_take_of_which_the_first_ones_are_longer_or
     assert cost(workplace, run_id, "predicted_train_flops") == pytest.approx(real, rel=1e-6)
 
 
+@pytest.mark.usefixtures("material")
+def test_a_plan_may_keep_what_takes_no_flops(workplace: Workplace) -> None:
+    """To look embeddings up counts as none, so that nothing tells how long it takes."""
+    stem = workplace.frostline("plan", *TEXTS, "freeze=freeze_embed", "cache=require")
+    assert stem.code == 0, stem.err
+    assert "once for each example" in stem.out
+
+
 def test_nothing_is_kept_where_it_would_not_be_exact(workplace: Workplace) -> None:
     said = workplace.frostline("plan", *DIGITS, "freeze=head", "data.augment=true")
     assert (
