@@ -333,7 +333,8 @@ def _random_states() -> dict[str, Any]:
         "python": (version, torch.tensor(words), gauss),
         "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # To ask whether there is a GPU takes a millisecond; one that no tensor has been on has drawn nothing.
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 

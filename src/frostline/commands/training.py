@@ -91,10 +91,12 @@ def _name(keys: Set[str]) -> str:
 
 
 def _train(cfg: Any, verb: Any) -> float:
+    from frostline.memory import look_past_what_is_loaded
     from frostline.modules import headline
     from frostline.prepare import open_store, prepare
     from frostline.run import execute
 
+    look_past_what_is_loaded()
     prepared = prepare(cfg, verb, open_store(cfg))
     if prepared.carried is not None and speaks():
         print(prepared.carried)

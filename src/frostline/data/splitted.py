@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar
 
@@ -272,8 +273,14 @@ class SplittedData(pl.LightningDataModule, ABC):
             collate_fn=as_fetched,
             # Without a generator of its own, a loader draws from the global one and moves everything after it.
             generator=torch.Generator().manual_seed(stream(self.seed, "workers")),
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=_has_gpu(),
         )
+
+
+@cache
+def _has_gpu() -> bool:
+    """Tell whether this machine has a GPU, for which torch looks through the system's libraries each time."""
+    return torch.cuda.is_available()
 
 
 def _first_ones(lost: Sequence[Duplicate]) -> list[dict[str, str]]:
