@@ -1,6 +1,6 @@
 """What goes along with a run: what freezes, what gives the frozen stages, and what measures the cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from pytorch_lightning.callbacks import Callback
@@ -33,9 +33,9 @@ class Instruments:
     def of(cls, prepared: Prepared) -> Self:
         """Return those of a prepared run."""
         freezing = Freezing(prepared.network, prepared.plan, given=prepared.module.unmoving)
-        meter = Meter(freezing)
-        cache = PrefixCache(prepared.cuts, freezing, meter) if prepared.cuts else None
-        return cls(freezing=freezing, meter=meter, watch=Stopwatch(freezing), cache=cache)
+        meter, watch = Meter(freezing), Stopwatch(freezing)
+        cache = PrefixCache(prepared.cuts, freezing, meter, watch) if prepared.cuts else None
+        return cls(freezing=freezing, meter=meter, watch=watch, cache=cache)
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -49,6 +49,9 @@ class Instruments:
 
     def metrics(self, forecast: Forecast) -> dict[str, float]:
         """Return what the record says of a run's cost: as measured, as predicted, and what was given by the cache."""
-        foreseen = forecast.at(self.watch.pace(), resident=self.watch.resident, on_gpu=self.watch.on_gpu)
+        pace = self.watch.pace()
+        if pace and self.cache:
+            pace = replace(pace, computing=self.cache.pace)
+        foreseen = forecast.at(pace, resident=self.watch.resident, on_gpu=self.watch.on_gpu)
         given = self.cache.metrics() if self.cache else {}
         return self.meter.metrics() | foreseen.metrics() | self.freezing.metrics() | given

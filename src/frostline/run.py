@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pytorch_lightning.callbacks import Callback
 
-from frostline.calibration import counted
 from frostline.config.effective import plain
 from frostline.dossier import REQUESTED, name_of, record_course, record_request, record_results, tags_of
 from frostline.errors import RequestError, goes_on_by
+from frostline.estimate import counted
 from frostline.instruments import Instruments
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch

@@ -9,10 +9,11 @@ from torch import nn
 from workplace import FOREIGN, TINY, Workplace
 
 from frostline import calibration
-from frostline.calibration import calibrated, counted, outlook
+from frostline.calibration import calibrated
 from frostline.checkpoint import weights_hash
 from frostline.config.compose import compose
 from frostline.data.images import ImageData
+from frostline.estimate import counted, outlook
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.run import execute
 

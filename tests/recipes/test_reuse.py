@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from language import LINES, saved
 from safetensors.torch import load_file
 from street import plant
-from torch import nn
+from torch import Tensor, nn
 from workplace import FOREIGN, Workplace
 
 from frostline.cache.cut import Cut
@@ -18,8 +19,10 @@ from frostline.cache.find_cut import EXAMPLES
 from frostline.cache.prefix_cache import PrefixCache
 from frostline.cache.stock import Stock
 from frostline.data.whole import cache_folder
+from frostline.forecast import Pace
 from frostline.init_from import WEIGHTS
 from frostline.interruption import Interruption
+from frostline.stopwatch import Stopwatch
 
 pytestmark = FOREIGN
 
@@ -178,6 +181,30 @@ def test_nothing_that_is_kept_is_computed_again_not_even_before_training(
     assert given_before == [2 * 8]
     assert cost(workplace, run_id, "prefix_computed") == train + val
     assert cost(workplace, run_id, "prefix_given") == 4 * train + (4 + 1) * val
+
+
+def test_a_run_predicts_of_itself_what_it_computes_to_be_kept_and_no_step_or_epoch_as_longer_for_that(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, taking, openings = 1.0, Cut.taken, list[float]()
+    pacing = Stopwatch.pace
+
+    def paced(watch: Stopwatch) -> Pace | None:
+        pace = pacing(watch)
+        openings.extend([pace.opening] if pace else [])
+        return pace
+
+    def slow(cut: Cut, network: nn.Module, inputs: Any) -> list[Tensor]:
+        time.sleep(long)
+        return taking(cut, network, inputs)
+
+    monkeypatch.setattr(Cut, "taken", slow)
+    monkeypatch.setattr(Stopwatch, "pace", paced)
+    run_id = finished(workplace, *DIGITS, "freeze=head", "trainer.limit_test_batches=0")
+    assert cost(workplace, run_id, "prefix_computed") == 30 + 40  # train and val, each of them at once
+    assert cost(workplace, run_id, "predicted_wall_s") >= 2 * long
+    assert openings
+    assert max(openings) < long
 
 
 def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:

@@ -11,9 +11,9 @@ from test_interruption import STRATEGIES, name
 from torch import Tensor, nn
 
 from frostline.batch import Batch
-from frostline.calibration import counted
 from frostline.config.compose import compose, options
 from frostline.cost import Meter
+from frostline.estimate import counted
 from frostline.flops import ELSEWHERE, Counting, Work, kind_of
 from frostline.freeze.adaptive import Adaptive
 from frostline.freeze.full import Full

@@ -29,6 +29,13 @@ class Engine(Protocol):
     phase: Phase | None
 
 
+class Clock(Protocol):
+    """Who times the steps."""
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave out what was just spent on something else."""
+
+
 class PrefixCache(Callback):
     """Compute what the frozen stages of each phase give once for each example, and give it from then on.
 
@@ -38,13 +45,15 @@ class PrefixCache(Callback):
         cuts: Where the network can be cut.
         engine: Knows the phase; called before this callback.
         payer: Where the cost goes.
+        clock: Times the steps, to which what is computed here does not belong; None where nobody does.
 
     Attributes:
         reasons: Why the frozen stages of a phase run in every epoch, by its span.
     """
 
-    def __init__(self, cuts: Cuts, engine: Engine, payer: Payer) -> None:
+    def __init__(self, cuts: Cuts, engine: Engine, payer: Payer, clock: Clock | None = None) -> None:
         self.reasons: dict[str, str] = {}
+        self._clock = clock
         self._cuts = cuts
         self._engine = engine
         self._stock = Stock(cuts, payer, self._hurried)
@@ -56,6 +65,11 @@ class PrefixCache(Callback):
     def given(self) -> int:
         """Examples whose frozen stages were given, each time counted."""
         return self._stock.given
+
+    @property
+    def pace(self) -> float:
+        """The seconds that a FLOP of what was computed to be kept has taken; 0 where nothing was."""
+        return self._stock.seconds / self._stock.flops if self._stock.flops else 0.0
 
     def metrics(self) -> dict[str, float]:
         """Return how many examples' frozen stages were computed to be kept, and how many times they were given."""
@@ -231,12 +245,15 @@ class PrefixCache(Callback):
 
     def _have(self, split: str, view: int) -> None:
         """Have at hand what the cut gives of a split, if there is one; tell why not."""
+        before = self._stock.seconds
         try:
             self._stock.fetch(split, view)
         except (NotExact, NotWritten) as reason:
             self._tell(str(reason))
             if isinstance(reason, NotWritten) and self._phase is not None:
                 self._tell_a_person(str(reason))
+        if self._clock is not None:
+            self._clock.leave_out(self._stock.seconds - before)
 
     def _tell_a_person(self, reason: str) -> None:
         """Say once what stands in no plan, since somebody can do something about it."""

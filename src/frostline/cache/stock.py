@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Protocol
 
 import torch
@@ -43,6 +44,8 @@ class Stock:
     Attributes:
         cut: Where the network is cut now; None where it is not.
         computed: Examples that were computed to be kept.
+        flops: What computing them took in this process.
+        seconds: How long.
         given: Examples that were given, each time counted.
         billed: The names of what was put on the bill.
     """
@@ -50,6 +53,8 @@ class Stock:
     def __init__(self, cuts: Cuts, payer: Payer, hurried: Callable[[], bool]) -> None:
         self.cut: Cut | None = None
         self.computed = 0
+        self.flops = 0
+        self.seconds = 0.0
         self.given = 0
         self.billed: set[str] = set()
         self._cuts = cuts
@@ -127,7 +132,7 @@ class Stock:
 
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
         """Compute what is kept of all examples of a split."""
-        drawn = self._cuts.data.drawn(split)
+        drawn, begun = self._cuts.data.drawn(split), perf_counter()
         with randomness_kept(), evaluating(self._cuts.network):
             for batch in self._cuts.data.in_order(drawn, view=view, at_once=self._cuts.at_once(drawn)):
                 if self._hurried():
@@ -136,6 +141,8 @@ class Stock:
                 for tensor, taken in zip(tensors, self._taken(cut, batch), strict=True):
                     tensor[rows][tuple(slice(side) for side in taken.shape)] = taken
         self.computed += len(drawn)
+        self.flops += cut.flops * len(drawn)
+        self.seconds += perf_counter() - begun
 
     def _taken(self, cut: Cut, batch: Batch) -> list[Tensor]:
         """Return what is kept of a batch.

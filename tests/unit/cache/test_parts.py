@@ -18,8 +18,8 @@ from frostline.cache import cuts
 from frostline.cache.cut import Cut, NotExact, size_of
 from frostline.cache.find_cut import find_cut, judge_of
 from frostline.cache.parts import parts_before, stage_in_part
-from frostline.calibration import counted
 from frostline.config.compose import compose
+from frostline.estimate import counted
 from frostline.flops import set_phase
 from frostline.forecast import as_text
 from frostline.freeze.norm import Norm
