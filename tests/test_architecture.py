@@ -17,6 +17,8 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"study", "display", "rank", "weight_space"},
     {"run"},
     {"calibration", "together"},
+    {"estimate"},
+    {"computed_once"},
     {"dossier", "training", "launch", "beginnings", "waiting"},
     {"instead"},
     {"instruments"},

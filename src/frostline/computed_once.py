@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from frostline.batch import moved
 from frostline.cache.cut import Cut, size_of
 from frostline.cache.cuts import NotKept
 from frostline.cache.prefix import is_inside
@@ -60,7 +61,8 @@ def _reuse(prepared: Prepared, cut: Cut, *, spared: float) -> Reuse:
     """Return what a cut computes once, before it is known of how many examples."""
     stages = prepared.plan.stages[: cut.depth + bool(cut.parts(prepared.plan.stages))]
     once = {stage.depth.name: "once" if stage.depth.index < cut.depth else "in part once" for stage in stages}
-    return Reuse(stages=once, flops=cut.flops, spared=spared, training=0, left=0)
+    size = prepared.cuts.size(cut) if prepared.cuts else 0
+    return Reuse(stages=once, flops=cut.flops, spared=spared, training=0, left=0, size=size)
 
 
 def _moves_below(plan: Plan, cut: Cut, phase: Phase) -> bool:
@@ -91,9 +93,9 @@ def _spared(prepared: Prepared, cut: Cut) -> float:
     """Return what a cut spares of a forward pass for an example of the first batch: of tokens, these may have more."""
     if not size_of(prepared.first.inputs).tokens:
         return cut.spared
-    inputs = prepared.first.part(slice(FEWEST)).inputs
+    inputs = moved(prepared.first.part(slice(FEWEST)).inputs, prepared.module.device)
     size = size_of(inputs)
-    kept = [torch.zeros(shape.sides, dtype=shape.dtype) for shape in cut.shapes(size)]
+    kept = [torch.zeros(s.sides, dtype=s.dtype, device=prepared.module.device) for s in cut.shapes(size)]
     twin, flops = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone), list[int]()
     for given in (nullcontext(), cut.giving(twin, kept, size)):
         with randomness_kept(), torch.no_grad(), FlopCounterMode(display=False) as counter, given:

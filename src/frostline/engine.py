@@ -49,7 +49,6 @@ class Freezing(Callback):
         self.audit = Audit(network, plan, given)
         self._step = -1
         self._scales: dict[str, float] = {}
-        self._aside: dict[Optimizer, list[dict[str, Any]]] = {}
         self._wrapped: Phase | None = None
         self._sums = Sums()
         self._free = {n: p for group in plan.groups for n, p in group.parameters.items() if n not in group.fixed}
@@ -66,8 +65,8 @@ class Freezing(Callback):
 
     def rule(self, optimizer: Optimizer) -> None:
         """Make an optimizer obey the plan's learning-rate factors."""
-        optimizer.register_step_pre_hook(self._narrow)
-        optimizer.register_step_post_hook(self._widen)
+        optimizer.register_step_pre_hook(self._scale_rates)
+        optimizer.register_step_post_hook(_restore_rates)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the phase of this epoch; where it is a new one, audit the one that ends."""
@@ -118,11 +117,8 @@ class Freezing(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Audit the phase that was broken off, by Ctrl-C say; its finding goes to the record like any other.
 
-        Other processes are not waited for: they may be elsewhere. A step that was broken off gives back its groups, for
-        whoever writes a checkpoint now.
+        Other processes are not waited for: they may be elsewhere.
         """
-        for optimizer in list(self._aside):
-            self._widen(optimizer)
         if self.phase is not None and not isinstance(exception, IntegrityError):
             self.audit.end(replace(self.phase, stop=trainer.global_step))
         self.phase = None
@@ -189,19 +185,10 @@ class Freezing(Callback):
             if module.training != wanted:  # to set an attribute of a module takes longer than to read it
                 module.training = wanted
 
-    def _narrow(self, optimizer: Optimizer, *_: Any) -> None:
-        """Leave the groups that train, at the rates of now, to a step, which would take a look at all others, too."""
-        self._aside[optimizer] = optimizer.param_groups
-        optimizer.param_groups = [group for group in optimizer.param_groups if self._scales[group["name"]]]
+    def _scale_rates(self, optimizer: Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
             group["scheduled_lr"] = group["lr"]
-            group["lr"] = group["lr"] * self._scales[group["name"]]
-
-    def _widen(self, optimizer: Optimizer, *_: Any) -> None:
-        """Give the schedule its groups and rates back: many schedules compute the next rate from what they find."""
-        for group in optimizer.param_groups:
-            group["lr"] = group.pop("scheduled_lr")
-        optimizer.param_groups = self._aside.pop(optimizer)
+            group["lr"] = group["lr"] * (self._scales[group["name"]] or 1.0)
 
     def rates(self, optimizers: list[Optimizer]) -> dict[str, float]:
         """Return the learning rate of each stage now, the highest of its groups; 0 is frozen."""
@@ -254,3 +241,9 @@ def _forget(parameter: nn.Parameter, optimizers: list[Optimizer]) -> None:
     parameter.grad = None
     for optimizer in optimizers:
         optimizer.state.pop(parameter, None)
+
+
+def _restore_rates(optimizer: Optimizer, *_: Any) -> None:
+    """Give the schedule its rate back: many schedules compute the next one from what they find."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.pop("scheduled_lr")

@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.batch import Batch
+from frostline.batch import Batch, moved
 from frostline.data.order import randomness_kept
 from frostline.modules import Training
 from frostline.nn.calls import twin_of
@@ -101,7 +101,8 @@ class Counting:
     def _step(self, phase: Phase, examples: int) -> Count:
         """Return what one step takes with the first examples of the batch."""
         with randomness_kept():
-            return _counted(_still(self.module, self.plan, phase), self.plan.stages, self.batch.part(slice(examples)))
+            few = Batch(*(moved(part, self.module.device) for part in self.batch.part(slice(examples))))
+            return _counted(_still(self.module, self.plan, phase), self.plan.stages, few)
 
 
 def _still(module: Training, plan: Plan, phase: Phase) -> Training:

@@ -9,7 +9,7 @@ from frostline.errors import counted
 from frostline.flops import ELSEWHERE, Count, Work, kind_of
 from frostline.plan import Phase
 
-MOST_PHASES = 8
+WRITTEN_OUT = 8
 """Phases whose FLOPs are written out stage by stage; of more, each further kind has a line."""
 
 _UNITS = {"TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6, "kFLOP": 1e3}
@@ -75,6 +75,7 @@ class Reuse:
         spared: What a step is spared for an example.
         training: How many training examples there are; each view of one counts.
         left: Of how many of these, and of val's, it is still to be computed: others are kept of an earlier run.
+        size: Bytes that are kept of all examples, which training reads from memory.
     """
 
     stages: Mapping[str, str]
@@ -82,6 +83,7 @@ class Reuse:
     spared: float
     training: int
     left: int
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,8 @@ class Forecast:
         """The greatest bytes of one process."""
         reads = self.epochs > 0 and not self.on_gpu
         behind = self.spells[-1].memory.choosing if reads else 0
-        return self.resident + max(behind, *(spell.memory.training for spell in self.spells))
+        kept = max(spell.reuse.size if spell.reuse else 0 for spell in self.spells)
+        return self.resident + kept + max(behind, *(spell.memory.training for spell in self.spells))
 
     @property
     def training(self) -> float:
@@ -227,7 +230,7 @@ def as_text(forecast: Forecast) -> str:
             continue
         seen[kind] = spell.phase.span
         same = [other for other in forecast.spells if kind_of(other.phase) == kind]
-        blocks.append(_block(forecast, same, whole=len(seen) <= MOST_PHASES))
+        blocks.append(_block(forecast, same, whole=len(seen) <= WRITTEN_OUT))
     return "\n\n".join([*blocks, _total(forecast)]) + "\n"
 
 

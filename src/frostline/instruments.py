@@ -51,7 +51,7 @@ class Instruments:
         """Return what the record says of a run's cost: as measured, as predicted, and what was given by the cache."""
         pace = self.watch.pace()
         if pace and self.cache:
-            pace = replace(pace, computing=self.cache.pace)
+            pace = replace(pace, computing=self.cache.computing)
         foreseen = forecast.at(pace, resident=self.watch.resident, on_gpu=self.watch.on_gpu)
         given = self.cache.metrics() if self.cache else {}
         return self.meter.metrics() | foreseen.metrics() | self.freezing.metrics() | given

@@ -1,4 +1,4 @@
-"""What the C library keeps of the memory that a training step frees, and what a run gives back when it begins."""
+"""Memory: what the C library keeps for the next step, what a run gives back, and what nobody looks through again."""
 
 import atexit
 import ctypes

@@ -74,6 +74,7 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
             str(trainer.get("precision") or 32) not in ("32", "32-true")
         ),
         f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),
+        "trainer.plugins may compute in another precision": bool(trainer.get("plugins")),
         "trainer.callbacks of one's own may change what the network sees": any(
             not str(each.get("_target_")).startswith(_LIGHTNING) for each in trainer.get("callbacks") or []
         ),

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from frostline.beginnings import Beginning, Beginnings, Course, Leaving, course_of, names_for, those_that_share
 from frostline.errors import RequestError
 from frostline.interruption import LAST, Continued
+from frostline.memory import look_past_what_is_loaded
 from frostline.modules import headline
 from frostline.prepare import Prepared, Preparing, open_store, prepare
 from frostline.record import RunRecord
@@ -246,6 +247,7 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
     refuse_unknown_metric(study, next(iter(configs.values())))
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()
+    look_past_what_is_loaded()
     pretrainings = prepared_pretrainings(study, overrides, store)
     refuse_before_pretraining(study, configs, pretrainings, store)
     progress = Progress(runs={arm: {} for arm in study.arms})

@@ -111,7 +111,7 @@ class Stopwatch(Callback):
         self._end = self._validated = 0.0
 
     def leave_out(self, seconds: float) -> None:
-        """Leave out what was just spent on other runs."""
+        """Leave out what was just spent on something else: other runs, or what is computed to be kept."""
         self._start += seconds if not self._opening else 0.0
         self._batch += seconds if self._batch else 0.0
         self._end += seconds if self._end else 0.0

@@ -14,6 +14,7 @@ from street import plant
 from torch import Tensor, nn
 from workplace import FOREIGN, Workplace
 
+from frostline.batch import Batch
 from frostline.cache.cut import Cut
 from frostline.cache.find_cut import EXAMPLES
 from frostline.cache.prefix_cache import PrefixCache
@@ -186,7 +187,7 @@ def test_nothing_that_is_kept_is_computed_again_not_even_before_training(
 def test_a_run_predicts_of_itself_what_it_computes_to_be_kept_and_no_step_or_epoch_as_longer_for_that(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long, taking, openings = 1.0, Cut.taken, list[float]()
+    long, taking, openings = 1.0, Stock._taken, list[float]()
     pacing = Stopwatch.pace
 
     def paced(watch: Stopwatch) -> Pace | None:
@@ -194,11 +195,11 @@ def test_a_run_predicts_of_itself_what_it_computes_to_be_kept_and_no_step_or_epo
         openings.extend([pace.opening] if pace else [])
         return pace
 
-    def slow(cut: Cut, network: nn.Module, inputs: Any) -> list[Tensor]:
+    def slow(stock: Stock, cut: Cut, batch: Batch) -> list[Tensor]:
         time.sleep(long)
-        return taking(cut, network, inputs)
+        return taking(stock, cut, batch)
 
-    monkeypatch.setattr(Cut, "taken", slow)
+    monkeypatch.setattr(Stock, "_taken", slow)
     monkeypatch.setattr(Stopwatch, "pace", paced)
     run_id = finished(workplace, *DIGITS, "freeze=head", "trainer.limit_test_batches=0")
     assert cost(workplace, run_id, "prefix_computed") == 30 + 40  # train and val, each of them at once
@@ -307,6 +308,12 @@ def test_nothing_is_kept_where_it_would_not_be_exact(workplace: Workplace) -> No
     assert (said.code, said.err.splitlines()[-1]) == (
         2,
         "cache=require: nothing trains in trainer.max_epochs=0; choose cache=auto",
+    )
+    plugin = "trainer.plugins=[{_target_:pytorch_lightning.plugins.MixedPrecision,precision:bf16-mixed,device:cpu}]"
+    said = workplace.frostline("finetune", *DIGITS, "freeze=head", plugin, "cache=require")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2,
+        "cache=require: epochs 0-9: trainer.plugins may compute in another precision; mend that, or choose cache=auto",
     )
     run_id = finished(workplace, *DIGITS, "freeze=head", "data.augment=true")
     assert "examples are changed anew" in workplace.artifact(run_id, "computed_again.json")

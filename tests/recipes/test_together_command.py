@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_each_run_is_the_run_made_alone(
             assert cost(run, "shared_flops") == cost(alone, "shared_flops") > 0
         with_first = run.data.tags.get("frostline.trained_with")
         assert with_first == (runs["a_first", seed].info.run_id if arm in ALONG else None)
+
+
+def test_what_training_together_took_is_divided_among_those_who_were_taken_along(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three epochs two are trained together; each of the three who are taken along bears a third of them."""
+    long, looking = 1.5, heads.Heads.look
+
+    def slowly(self: heads.Heads, *seen: object) -> object:
+        time.sleep(long)  # once an epoch, whose validation is one batch
+        return looking(self, *seen)
+
+    monkeypatch.setattr(heads.Heads, "look", slowly)
+    asked = {"base": [*BASE, "trainer.max_epochs=3"], "arms": ARMS, "seeds": [0]}
+    said = workplace.frostline("study", study(pretrain=None, reference="a_first", **asked))
+    assert said.code == 0, said.err
+    walls = {arm: cost(run, "wall_s") for (arm, _), run in by_arm(workplace).items() if arm in ALONG}
+    assert walls.keys() == set(ALONG)
+    assert min(walls.values()) >= 2 * long / 3
 
 
 def test_the_record_of_the_study_says_who_trained_together(workplace: Workplace) -> None:

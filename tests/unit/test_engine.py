@@ -241,41 +241,6 @@ def test_every_parameter_is_in_one_group_at_every_phase_t16() -> None:
     assert sorted(members[0]) == sorted(id(p) for p in rig.network.parameters())
 
 
-def test_a_step_looks_at_the_groups_that_train_and_then_all_are_there_again() -> None:
-    rig = Rig(LpFt(fraction=0.5), epochs=2, optimizer=SGD)
-    within, between = [], []
-
-    def names(optimizer) -> list[str]:
-        return [group["name"] for group in optimizer.param_groups]
-
-    def watch(trainer) -> None:
-        if not within:
-            trainer.optimizers[0].register_step_pre_hook(lambda optimizer, *_: within.append(names(optimizer)))
-        between.append(names(trainer.optimizers[0]))
-
-    rig.fit(Each(watch))
-    groups = [group.name for group in rig.plan.groups]
-    assert within == [["head.weight", "head.bias"]] * 2 + [groups] * 2
-    assert between == [groups] * 4
-
-
-def test_a_step_that_is_broken_off_leaves_groups_and_rates_as_they_were() -> None:
-    rig = Rig(Head(), epochs=2, optimizer=SGD)
-    optimizers = []
-
-    def broken(batch, batch_idx):
-        optimizers.extend(rig.module.trainer.optimizers)
-        raise FloatingPointError("no number")
-
-    rig.module.training_step = broken
-    with pytest.raises(FloatingPointError, match="no number"):
-        rig.fit()
-    groups = optimizers[0].param_groups
-    assert [group["name"] for group in groups] == [group.name for group in rig.plan.groups]
-    assert {group["lr"] for group in groups} == {0.1}
-    assert not any("scheduled_lr" in group for group in groups)
-
-
 def test_norms_and_biases_are_not_decayed_t18() -> None:
     rig = Rig(Gradual(every=1), epochs=1, optimizer=SGD)
     decays = {g["name"]: g["weight_decay"] for g in rig.fit().optimizers[0].param_groups}

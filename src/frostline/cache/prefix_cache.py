@@ -67,7 +67,7 @@ class PrefixCache(Callback):
         return self._stock.given
 
     @property
-    def pace(self) -> float:
+    def computing(self) -> float:
         """The seconds that a FLOP of what was computed to be kept has taken; 0 where nothing was."""
         return self._stock.seconds / self._stock.flops if self._stock.flops else 0.0
 

@@ -44,8 +44,8 @@ class Stock:
     Attributes:
         cut: Where the network is cut now; None where it is not.
         computed: Examples that were computed to be kept.
-        flops: What computing them took in this process.
-        seconds: How long.
+        flops: What computing them took, since this process began or went on.
+        seconds: How long that took.
         given: Examples that were given, each time counted.
         billed: The names of what was put on the bill.
     """
@@ -53,7 +53,7 @@ class Stock:
     def __init__(self, cuts: Cuts, payer: Payer, hurried: Callable[[], bool]) -> None:
         self.cut: Cut | None = None
         self.computed = 0
-        self.flops = 0
+        self.flops = 0.0
         self.seconds = 0.0
         self.given = 0
         self.billed: set[str] = set()

@@ -19,10 +19,8 @@ def study(arguments: list[str]) -> int:
     path = Path(folder)
     study = Study.read(path)
     from frostline.display import StudyDisplay
-    from frostline.memory import look_past_what_is_loaded
     from frostline.runner import run_study
 
-    look_past_what_is_loaded()
     runs = len(study.arms) * len(study.seeds) + len(study.pretrainings)
     with goes_on_by("study", *arguments), StudyDisplay(runs=runs) as display:
         store, run_id, progress = run_study(study, path.resolve().name, overrides, display)

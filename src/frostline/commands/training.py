@@ -96,12 +96,13 @@ def _train(cfg: Any, verb: Any) -> float:
     from frostline.prepare import open_store, prepare
     from frostline.run import execute
 
+    store = open_store(cfg)
     look_past_what_is_loaded()
-    prepared = prepare(cfg, verb, open_store(cfg))
+    prepared = prepare(cfg, verb, store)
     if prepared.carried is not None and speaks():
         print(prepared.carried)
     _print_remarks(prepared)
-    outcome = execute(prepared, open_store(cfg))
+    outcome = execute(prepared, store)
     if speaks():
         print_end(outcome.run_id, outcome.metrics)
     return headline(outcome.metrics)[1]

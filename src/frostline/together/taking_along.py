@@ -59,7 +59,7 @@ class TakingAlong(Checkpoint):
         self._others: list[Other] = []
         self._companies: list[Company] = []
         self._examples = 0
-        self._seconds = 0.0
+        self._seconds = self._begun = 0.0
         self.why_not = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -130,13 +130,13 @@ class TakingAlong(Checkpoint):
     @contextmanager
     def _beside(self) -> Iterator[None]:
         """Do something for the others: its time is not this run's, and what goes wrong leaves them alone."""
-        begun = perf_counter()
+        self._begun = perf_counter()
         try:
             yield
         except Exception as error:  # whatever does not go in a vectorised pass, such as dropout
             self.why_not = f"{type(error).__name__}: {error}"
             self._let_go()
-        spent = perf_counter() - begun
+        spent = perf_counter() - self._begun
         self._seconds += spent
         for clock in self._clocks:
             clock.leave_out(spent)
@@ -149,7 +149,7 @@ class TakingAlong(Checkpoint):
             seed=own,
             per_epoch=self._prepared.plan.per_epoch,
             examples=self._examples,
-            seconds=self._seconds / len(self._others),
+            seconds=(self._seconds + perf_counter() - self._begun) / len(self._others),
         )
         for other in self._others:
             self._beginnings.leave(
