@@ -111,8 +111,8 @@ def _count(prepared: Prepared, counting: Counting, phase: Phase) -> Count:
 
 
 def _name_of_a_step(prepared: Prepared, phase: Phase) -> str:
-    """Return what tells a step's cost from that of all others: the config but for rates and chance, and all shapes."""
-    without = {"seed", "freeze", "optimizer", "scheduler"}
+    """Return what tells a step's cost from that of all others: what computes in the config, and all shapes."""
+    without = {"seed", "data", "freeze", "optimizer", "scheduler"}
     told = [signature(plain(prepared.cfg), exclude=WITHOUT_EFFECT | without), repr(prepared.network)]
     told += [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_in([*prepared.first])]
     told += [f"{each.name} {sorted(each.parameters)} {sorted(each.fixed)}" for each in prepared.plan.groups]

@@ -14,6 +14,8 @@ from frostline.checkpoint import weights_hash
 from frostline.config.compose import compose
 from frostline.data.images import ImageData
 from frostline.estimate import counted, outlook
+from frostline.flops import Count, Counting
+from frostline.plan import Phase
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.run import execute
 
@@ -61,6 +63,26 @@ def test_state_is_what_the_optimizer_keeps_of_what_trains(workplace: Workplace) 
     assert full.memory.gradients == 4 * full.trainable
     tensors = len(list(request("freeze=full").network.parameters()))
     assert full.memory.state == 2 * 4 * full.trainable + 4 * tensors, "two moments, and a counter for each tensor"
+
+
+def test_a_step_is_counted_once_whatever_the_seed_rate_and_shots(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("freeze=last_k", "data.batch_size=4")
+    first = counted(request(*asked, "data.shots=2"))
+    step = Counting._step
+    counting: list[int] = []
+
+    def noticing(self: Counting, phase: Phase, examples: int) -> Count:
+        counting.append(examples)
+        return step(self, phase, examples)
+
+    monkeypatch.setattr(Counting, "_step", noticing)
+    again = counted(request(*asked, "data.shots=3", "seed=5", "optimizer.lr=0.5"))
+    assert not counting
+    assert again.spells[0].count == first.spells[0].count
+    counted(request(*asked, "data.shots=3", "data.image_size=16"))
+    assert counting, "larger images take more"
 
 
 def test_batches_and_examples_are_those_that_training_sees(workplace: Workplace) -> None:
