@@ -14,6 +14,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"bill"},
     {"runner", "compare", "resume", "wise_ft", "soup"},
     {"study_runs"},
+    {"study_configs"},
     {"study", "display", "rank", "weight_space"},
     {"run"},
     {"calibration", "together"},
@@ -87,6 +88,7 @@ def test_only_the_verbs_side_sees_a_dictconfig() -> None:
     assert seeing <= {
         "runner",
         "study_runs",
+        "study_configs",
         "run",
         "dossier",
         "prepare",

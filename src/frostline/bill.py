@@ -1,6 +1,6 @@
 """What a study will take, before anything of it runs: which runs are recorded, what the others cost, in which order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -13,7 +13,8 @@ from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Preparing, Verb, tracking_of
 from frostline.store import Store
 from frostline.study import Study
-from frostline.study_runs import awaiting, configs_of, label_of, named, pretrainings_of, start_from
+from frostline.study_configs import label_of, named, pretrainings_of
+from frostline.study_runs import awaiting, start_from
 
 EACH = 4.0
 """Seconds that the rehearsals of an arm may train."""
@@ -67,7 +68,7 @@ class _Estimate:
         return calibrated(prepared, seconds=EACH)
 
 
-def items_of(study: Study, overrides: Sequence[str]) -> Iterator[Item]:
+def items_of(study: Study, configs: Mapping[tuple[str, int], DictConfig], overrides: Sequence[str]) -> Iterator[Item]:
     """Yield the runs of a study in the order in which it takes them; nothing is trained or recorded.
 
     Where a pre-training has not run, what starts from it is forecast without its weights: they cost the same.
@@ -75,7 +76,6 @@ def items_of(study: Study, overrides: Sequence[str]) -> Iterator[Item]:
     Raises:
         RequestError: The request is wrong.
     """
-    configs = configs_of(study, overrides)
     store = _store(next(iter(configs.values())))
     estimate = _Estimate(store=store, prepare=Preparing(store), forecasts={})
     ids = dict[str, Any]()

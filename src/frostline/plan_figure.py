@@ -22,12 +22,13 @@ def _drawn(title: str, names: Sequence[str], rates: Sequence[Sequence[float]], e
     from matplotlib.colors import LinearSegmentedColormap  # matplotlib is slow to import, and `plan` may not need it
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2 + 0.25 * epochs, 0.8 + 0.3 * len(names)), layout="constrained")
+    figure = Figure(figsize=(max(5, 2 + 0.25 * epochs), 0.8 + 0.3 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     ice_to_fire = LinearSegmentedColormap.from_list("thaw", ["#dbe9f4", "#f6b26b", "#c0392b"])
     axes.imshow(rates, cmap=ice_to_fire, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title, fontsize=9)
     picture = BytesIO()
     figure.savefig(picture, dpi=100)

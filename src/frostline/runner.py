@@ -25,9 +25,8 @@ from frostline.record import RunRecord
 from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.store import Run, Store
 from frostline.study import Study
+from frostline.study_configs import label_of
 from frostline.study_runs import (
-    configs_of,
-    label_of,
     prepared_arms,
     prepared_pretrainings,
     refuse_before_pretraining,
@@ -227,11 +226,18 @@ class _StudyRun:
         return asked | {"name": self.name, "arms": list(self.study.arms)} | found
 
 
-def run_study(study: Study, name: str, overrides: Sequence[str], display: Display) -> tuple[Store, str, Progress]:
+def run_study(
+    study: Study,
+    configs: Mapping[tuple[str, int], DictConfig],
+    name: str,
+    overrides: Sequence[str],
+    display: Display,
+) -> tuple[Store, str, Progress]:
     """Run what is missing of a study.
 
     Args:
         study: What was asked.
+        configs: The config of each run, by arm and seed, as `configs_of` composes them.
         name: The study's name, its folder's.
         overrides: More overrides, of every run.
         display: Where progress is shown.
@@ -243,7 +249,6 @@ def run_study(study: Study, name: str, overrides: Sequence[str], display: Displa
         RequestError: The request is wrong; nothing has been trained, unless only the weights of a pre-training told.
         KeyboardInterrupt: A person interrupted; what has finished is recorded and will not run again.
     """
-    configs = configs_of(study, overrides)
     refuse_unknown_metric(study, next(iter(configs.values())))
     store = open_store(next(iter(configs.values())))
     store.bury_the_dead()

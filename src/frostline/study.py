@@ -67,7 +67,7 @@ class Study:
             near = sorted(p.parent.name for p in folder.parent.glob("*/study.yaml")) or ["none"]
             raise RequestError(f"{folder}: holds no study.yaml; beside it, {did_you_mean(folder.name, near)}")
         try:
-            said = yaml.safe_load(path.read_text())
+            said = yaml.load(path.read_text(), _EachKeyOnce)  # noqa: S506 (a safe loader)
         except yaml.YAMLError as error:
             raise RequestError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(said, dict):
@@ -79,9 +79,25 @@ class Study:
         return cls(**said)
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would keep the last: the first of two arms would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping whose keys all differ."""
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"'{twice}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _contradictions(said: Mapping[str, Any]) -> Iterator[str]:
     """Say where keys that are right by themselves do not go together."""
     if said["reference"] not in said["arms"]:
         yield f"reference: no arm '{said['reference']}'; {did_you_mean(said['reference'], said['arms'])}"
     if len(set(said["seeds"])) < len(said["seeds"]):
         yield f"seeds: each should stand once, got {said['seeds']}"
+    overrides = {"base": said.get("base") or [], **{f"arms.{arm}": own for arm, own in said["arms"].items()}}
+    for where, own in overrides.items():
+        if seeds := [override for override in own if override.lstrip("+").startswith("seed=")]:
+            yield f"{where}: {seeds[0]} is not what runs; list it under seeds, which every arm runs with"

@@ -1,74 +1,17 @@
-"""What a study asks for: the config of each run, and what is wrong with any of them, found before the first one."""
+"""The runs of a study as they are prepared, and what is wrong with any of them, found before the first one."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 from omegaconf import DictConfig
 
 from frostline.config.build import build
-from frostline.config.compose import compose, compose_seeds
-from frostline.errors import ConfigError, Mistakes, RequestError
+from frostline.errors import Mistakes, RequestError
 from frostline.nearest import did_you_mean
 from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, Preparing, prepare
 from frostline.store import Store
-from frostline.study import PRETRAINED, STUDY, Study
-
-QUIET = ("trainer.enable_progress_bar=false",)
-"""A study has one display; Lightning's own would fight with it for the terminal."""
-
-
-UNTESTED = ("trainer.limit_test_batches=0",)
-"""A study that chooses by a metric of val leaves the test split alone: it is looked at once, after the choice."""
-
-
-def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
-    """Compose the pre-training runs, by what `init_from` calls them."""
-    asked = study.pretrainings.items()
-    return {called: compose("pretrain", [*QUIET, *own, *overrides]) for called, own in asked}
-
-
-def label_of(pretraining: str) -> str:
-    """Return how a pre-training is shown, by what `init_from` calls it."""
-    return f"pre-training {pretraining.removeprefix(STUDY)}".removesuffix(" pretrain")
-
-
-def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], DictConfig]:
-    """Compose every run; what is wrong with any arm is told at once."""
-    if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
-        raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    mistakes, configs = Mistakes(), {}
-    for arm in study.arms:
-        with mistakes.gathered(), named(f"arm '{arm}'"):
-            configs[arm] = _compose(study, arm, overrides)
-            _refuse_unknown_pretraining(configs[arm][study.seeds[0]], study)
-    mistakes.refuse()
-    return {(arm, seed): configs[arm][seed] for seed in study.seeds for arm in study.arms}
-
-
-@contextmanager
-def named(run: str) -> Iterator[None]:
-    """Put before what is wrong with a run which one it is."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError([f"{run}: {problem}" for problem in error.problems]) from error
-    except RequestError as error:
-        raise RequestError(f"{run}: {error}") from error
-
-
-def _compose(study: Study, arm: str, overrides: Sequence[str]) -> dict[int, DictConfig]:
-    """Compose the runs of an arm, by seed."""
-    start = [f"init_from='{PRETRAINED}'"] if PRETRAINED in study.pretrainings else []
-    chosen = [*QUIET, *(UNTESTED if study.metric.startswith("val/") else ()), *start]
-    return compose_seeds("finetune", [*chosen, *study.base, *study.arms[arm], *overrides], study.seeds)
-
-
-def _refuse_unknown_pretraining(cfg: DictConfig, study: Study) -> None:
-    asked = str(cfg.init_from)
-    if asked.startswith(STUDY) and asked not in study.pretrainings:
-        known = study.pretrainings or ["none: the study has no pretrain"]
-        raise RequestError(f"init_from={asked}: no such pre-training in study.yaml; {did_you_mean(asked, known)}")
+from frostline.study import Study
+from frostline.study_configs import label_of, named, pretrainings_of
 
 
 def awaiting(

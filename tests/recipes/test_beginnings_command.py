@@ -11,7 +11,7 @@ import pytest
 from test_study_command import children, study
 from workplace import FOREIGN, TINY, Workplace
 
-from frostline import beginnings, prepare, run_logger, study_runs
+from frostline import beginnings, prepare, run_logger, study_configs
 from frostline.init_from import WEIGHTS
 from frostline.modules import Training
 from frostline.store import Run
@@ -84,7 +84,7 @@ class Elsewhere(Workplace):
         self.enter(workplace.folder / "elsewhere")
 
     def alone(self, overrides: list[str], seed: str, *more: str) -> Run:
-        said = self.frostline("finetune", *study_runs.QUIET, *BASE, *overrides, f"seed={seed}", *more)
+        said = self.frostline("finetune", *study_configs.QUIET, *BASE, *overrides, f"seed={seed}", *more)
         assert said.code == 0, said.err
         return self.store.run(said.run_id)
 

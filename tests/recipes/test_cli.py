@@ -279,6 +279,24 @@ def test_help_answers_without_torch(arguments: str, tmp_path: Path) -> None:
     assert len(said.stdout.splitlines()) > 3
 
 
+@pytest.mark.parametrize("verb", ["study", "plan"])
+def test_what_is_wrong_with_the_arms_of_a_study_is_told_without_torch(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    arms = {"full": ["freeze=full"], "head": ["freeze=haed"], "last": ["freeze=last_k", "freeze.kk=2"]}
+    asked = {"question": "Which?", "arms": arms, "seeds": [0], "reference": "full", "pretrain": ["modle=resnet20"]}
+    (tmp_path / "mine" / "study.yaml").write_text(json.dumps(asked))
+    script = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print('imported', 'torch' in sys.modules))\n"
+        "from frostline.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", script, verb, "mine"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (2, "imported False\n")
+    for sentence in ("pre-training: modle", "arm 'head': freeze", "arm 'last': freeze.kk"):
+        assert sentence in said.stderr
+
+
 # What is wrong is said in a sentence, with exit code 2
 
 

@@ -46,6 +46,11 @@ def test_a_study_is_read_with_its_defaults(tmp_path: Path) -> None:
         (GOOD.replace("[0, 1]", "[zero]"), "seeds.0: should be a valid integer, got 'zero'"),
         (GOOD.replace("seeds: [0, 1]", ""), "seeds: required by Study"),
         (
+            GOOD.replace("head: [freeze=head]", "head: [freeze=head, +seed=4]"),
+            "arms.head: +seed=4 is not what runs; list it under seeds, which every arm runs with",
+        ),
+        (GOOD + "base: [seed=3]", "base: seed=3 is not what runs; list it under seeds, which every arm runs with"),
+        (
             GOOD.replace("head: [freeze=head]", "head: freeze=head"),
             "arms.head: should be a list, got 'freeze=head'",
         ),
@@ -68,6 +73,11 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"study.yaml: is not YAML: .* line 2") as caught:
         read(tmp_path, "question: what?\narms: [open\n")
     assert "\n" not in str(caught.value)
+
+
+def test_an_arm_that_stands_twice_is_not_lost(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"study.yaml: is not YAML: 'head' stands twice in .* line"):
+        read(tmp_path, "question: what?\narms:\n  head: [freeze=head]\n  head: [freeze=full]\n")
 
 
 def test_a_misspelt_folder_gets_the_nearest_study(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def _is_whole(place: Path, shapes: Sequence[Shape]) -> bool:
     files = [place / str(i) for i in range(len(shapes))]
     if not all(file.is_file() and file.stat().st_size == s.bytes for file, s in zip(files, shapes, strict=True)):
         return False
-    return (place / _SUMS).is_file() and (place / _SUMS).read_text() == _sums(files)
+    return (place / _SUMS).is_file() and (place / _SUMS).read_bytes() == _sums(files).encode()
 
 
 def _sums(files: Sequence[Path]) -> str:

@@ -18,12 +18,15 @@ def study(arguments: list[str]) -> int:
 
     path = Path(folder)
     study = Study.read(path)
+    from frostline.study_configs import configs_of  # as light
+
+    configs = configs_of(study, overrides)
     from frostline.display import StudyDisplay
     from frostline.runner import run_study
 
     runs = len(study.arms) * len(study.seeds) + len(study.pretrainings)
     with goes_on_by("study", *arguments), StudyDisplay(runs=runs) as display:
-        store, run_id, progress = run_study(study, path.resolve().name, overrides, display)
+        store, run_id, progress = run_study(study, configs, path.resolve().name, overrides, display)
     print(f"{counted(progress.count, 'run')} ({progress.reused} recorded before), {len(progress.failed)} failed")
     if any(progress.runs.values()):
         _compare_in(store, run_id, Path("outputs") / path.resolve().name)
@@ -36,9 +39,12 @@ def bill(arguments: list[str]) -> int:
     from frostline.study import Study
 
     study, name = Study.read(Path(folder)), Path(folder).resolve().name
+    from frostline.study_configs import configs_of
+
+    configs = configs_of(study, overrides)
     from frostline.bill import as_text, items_of
 
-    print(as_text(name, list(items_of(study, overrides))), end="")
+    print(as_text(name, list(items_of(study, configs, overrides))), end="")
     return 0
 
 
