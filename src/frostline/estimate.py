@@ -115,7 +115,9 @@ def _name_of_a_step(prepared: Prepared, phase: Phase) -> str:
     without = {"seed", "data", "freeze", "optimizer", "scheduler"}
     told = [signature(plain(prepared.cfg), exclude=WITHOUT_EFFECT | without), repr(prepared.network)]
     told += [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_in([*prepared.first])]
-    told += [f"{each.name} {sorted(each.parameters)} {sorted(each.fixed)}" for each in prepared.plan.groups]
+    for group in prepared.plan.groups:
+        sizes = sorted(f"{name} {p.dtype} {tuple(p.shape)}" for name, p in group.parameters.items())
+        told.append(f"{group.name} {sizes} {sorted(group.fixed)}")
     return "\n".join([*told, repr(kind_of(phase))])
 
 

@@ -75,7 +75,7 @@ class Reuse:
         spared: What a step is spared for an example.
         training: How many training examples there are; each view of one counts.
         left: Of how many of these, and of val's, it is still to be computed: others are kept of an earlier run.
-        size: Bytes that are kept of all examples, which training reads from memory.
+        size: Bytes that are kept of all examples: mapped into memory, on a GPU held there while it has room.
     """
 
     stages: Mapping[str, str]
@@ -159,10 +159,10 @@ class Forecast:
 
     @property
     def peak(self) -> int:
-        """The greatest bytes of one process."""
+        """The greatest bytes of one process; on a GPU without what is kept, which need not lie there."""
         reads = self.epochs > 0 and not self.on_gpu
         behind = self.spells[-1].memory.choosing if reads else 0
-        kept = max(spell.reuse.size if spell.reuse else 0 for spell in self.spells)
+        kept = 0 if self.on_gpu else max(spell.reuse.size if spell.reuse else 0 for spell in self.spells)
         return self.resident + kept + max(behind, *(spell.memory.training for spell in self.spells))
 
     @property

@@ -21,6 +21,7 @@ def _drawn(title: str, names: Sequence[str], rates: Sequence[Sequence[float]], e
     """Return the picture; the seeds of a study share it, and drawing takes longer than all else in a record."""
     from matplotlib.colors import LinearSegmentedColormap  # matplotlib is slow to import, and `plan` may not need it
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(max(5, 2 + 0.25 * epochs), 0.8 + 0.3 * len(names)), layout="constrained")
     axes = figure.add_subplot()
@@ -28,7 +29,7 @@ def _drawn(title: str, names: Sequence[str], rates: Sequence[Sequence[float]], e
     axes.imshow(rates, cmap=ice_to_fire, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(title, fontsize=9)
     picture = BytesIO()
     figure.savefig(picture, dpi=100)

@@ -20,10 +20,11 @@ UNTESTED = ("trainer.limit_test_batches=0",)
 
 def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
     """Compose the pre-training runs, by what `init_from` calls them."""
-    found = {}
+    mistakes, found = Mistakes(), {}
     for called, own in study.pretrainings.items():
-        with named(label_of(called)):
+        with mistakes.gathered(), named(label_of(called)):
             found[called] = compose("pretrain", [*QUIET, *own, *overrides])
+    mistakes.refuse()
     return found
 
 

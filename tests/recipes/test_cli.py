@@ -283,7 +283,8 @@ def test_help_answers_without_torch(arguments: str, tmp_path: Path) -> None:
 def test_what_is_wrong_with_the_arms_of_a_study_is_told_without_torch(verb: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     arms = {"full": ["freeze=full"], "head": ["freeze=haed"], "last": ["freeze=last_k", "freeze.kk=2"]}
-    asked = {"question": "Which?", "arms": arms, "seeds": [0], "reference": "full", "pretrain": ["modle=resnet20"]}
+    asked = {"question": "Which?", "arms": arms, "seeds": [0], "reference": "full"}
+    asked["pretrain"] = {"one": ["modle=resnet20"], "other": ["optimzer=sgd"]}
     (tmp_path / "mine" / "study.yaml").write_text(json.dumps(asked))
     script = (
         "import sys, atexit\n"
@@ -293,7 +294,12 @@ def test_what_is_wrong_with_the_arms_of_a_study_is_told_without_torch(verb: str,
     command = [sys.executable, "-c", script, verb, "mine"]
     said = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert (said.returncode, said.stdout) == (2, "imported False\n")
-    for sentence in ("pre-training: modle", "arm 'head': freeze", "arm 'last': freeze.kk"):
+    for sentence in (
+        "pre-training one: modle",
+        "pre-training other: optimzer",
+        "arm 'head': freeze",
+        "arm 'last': freeze.kk",
+    ):
         assert sentence in said.stderr
 
 

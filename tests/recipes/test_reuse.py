@@ -184,15 +184,19 @@ def test_nothing_that_is_kept_is_computed_again_not_even_before_training(
     assert cost(workplace, run_id, "prefix_given") == 4 * train + (4 + 1) * val
 
 
+@pytest.mark.parametrize(
+    ("more", "computed"),
+    [((), 30 + 40), pytest.param(VIEWS, 2 * 30 + 40, marks=pytest.mark.slow)],
+    ids=["before the first step", "and before the second epoch"],
+)
 def test_a_run_predicts_of_itself_what_it_computes_to_be_kept_and_no_step_or_epoch_as_longer_for_that(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+    more: tuple[str, ...], computed: int, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long, taking, openings = 1.0, Stock._taken, list[float]()
-    pacing = Stopwatch.pace
+    long, taking, pacing, paces = 1.5, Stock._taken, Stopwatch.pace, list[Pace]()
 
     def paced(watch: Stopwatch) -> Pace | None:
         pace = pacing(watch)
-        openings.extend([pace.opening] if pace else [])
+        paces.extend([pace] if pace else [])
         return pace
 
     def slow(stock: Stock, cut: Cut, batch: Batch) -> list[Tensor]:
@@ -201,11 +205,13 @@ def test_a_run_predicts_of_itself_what_it_computes_to_be_kept_and_no_step_or_epo
 
     monkeypatch.setattr(Stock, "_taken", slow)
     monkeypatch.setattr(Stopwatch, "pace", paced)
-    run_id = finished(workplace, *DIGITS, "freeze=head", "trainer.limit_test_batches=0")
-    assert cost(workplace, run_id, "prefix_computed") == 30 + 40  # train and val, each of them at once
-    assert cost(workplace, run_id, "predicted_wall_s") >= 2 * long
-    assert openings
-    assert max(openings) < long
+    run_id = finished(workplace, *DIGITS, *more, "freeze=head", "trainer.limit_test_batches=0")
+    assert cost(workplace, run_id, "prefix_computed") == computed
+    parts = 3 if more else 2  # val, and each view of train, of which all examples are computed at once
+    assert cost(workplace, run_id, "predicted_wall_s") >= parts * long
+    assert paces
+    for pace in paces:
+        assert max(pace.opening, pace.first, pace.epoch, *pace.steps.values()) < long
 
 
 def test_the_bill_counts_each_example_once(workplace: Workplace) -> None:

@@ -76,7 +76,7 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 def test_an_arm_that_stands_twice_is_not_lost(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"study.yaml: is not YAML: 'head' stands twice in .* line"):
+    with pytest.raises(RequestError, match=r"study.yaml: is not YAML: 'head' stands twice in .* line 4"):
         read(tmp_path, "question: what?\narms:\n  head: [freeze=head]\n  head: [freeze=full]\n")
 
 

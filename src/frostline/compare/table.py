@@ -110,8 +110,9 @@ def method(question: Question) -> str:
         f"corrected for the {family} comparison{'s' * (family != 1)} with '{question.reference}'; equivalence p: two "
         f"one-sided sign-flip tests at ±{question.margin:g}, uncorrected. Intervals: bootstrap of the mean, BCa from "
         f"{statistics.BCA_FROM} pairs, percentile below. Pareto: t where no other arm scores as well in less wall "
-        "time, f with fewer training FLOPs. Of what runs share, the seconds are the first one's, the FLOPs each one's; "
-        "seconds also tell how busy the machine was. Each run is scored once, on the weights of its lowest val/loss."
+        "time, f with fewer training FLOPs. FLOPs are those of each run as if alone; seconds are not: who "
+        "comes first computes what others are given, and runs that train together divide the time. Each run is scored "
+        "once, on the weights of its lowest val/loss."
     )
 
 

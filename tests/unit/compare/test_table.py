@@ -85,9 +85,9 @@ Does thawing pay?
 test/accuracy, higher is better; differences pair runs of equal seed. p: exact two-sided sign-flip test, sampled \
 beyond 14 pairs; Holm p: corrected for the 2 comparisons with 'full'; equivalence p: two one-sided sign-flip tests at \
 ±0.005, uncorrected. Intervals: bootstrap of the mean, BCa from 8 pairs, percentile below. Pareto: t where no other \
-arm scores as well in less wall time, f with fewer training FLOPs. Of what runs share, the seconds are the first \
-one's, the FLOPs each one's; seconds also tell how busy the machine was. Each run is scored once, on the weights of \
-its lowest val/loss.
+arm scores as well in less wall time, f with fewer training FLOPs. FLOPs are those of each run as if alone; \
+seconds are not: who comes first computes what others are given, and runs that train together divide the time. Each \
+run is scored once, on the weights of its lowest val/loss.
 
 frostline compare thaw  
 commit 1234abc
