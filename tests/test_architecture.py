@@ -36,7 +36,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"record", "delta", "provenance"},
     {"freeze", "objectives", "data", "checkpoint", "optim", "regularizers", "processes", "moving_average"},
     {"nn", "config", "seeds"},
-    {"errors", "adapter", "depth", "batch", "nearest", "digest", "memory"},
+    {"errors", "adapter", "depth", "batch", "nearest", "digest", "memory", "precision"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -163,7 +163,7 @@ def _computing(prepared: Prepared) -> float:
         return 0.0
     twin = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone)
     train, spent = prepared.data.drawn("train"), list[float]()
-    with randomness_kept():
+    with randomness_kept(), prepared.cuts.computing():
         batches = list(islice(prepared.data.in_order(train, view=0, at_once=prepared.cuts.at_once(train)), SAMPLES))
         for batch in [batches[0], *batches]:  # the first one takes longer
             begun = perf_counter()

@@ -25,6 +25,7 @@ from frostline.modules import Training
 from frostline.nn.calls import twin_of
 from frostline.nn.stages import Stage
 from frostline.plan import Phase, Plan
+from frostline.precision import computing_in
 
 ELSEWHERE = "elsewhere"
 """What belongs to no stage: the loss, a penalty, a container that several stages share."""
@@ -74,12 +75,14 @@ class Counting:
         module: What trains; it, and what it holds, stays as it is.
         plan: What trains when.
         batch: Examples as training sees them.
+        lower: The type of 16 bits that mixed precision lets the network compute in; None in float32.
         linear: Whether a step's FLOPs were found to be the same for every example; None before that was looked at.
     """
 
     module: Training
     plan: Plan
     batch: Batch
+    lower: torch.dtype | None = None
     linear: bool | None = field(default=None, init=False)
 
     def of(self, phase: Phase, *, examples: int) -> Count:
@@ -102,7 +105,7 @@ class Counting:
         """Return what one step takes with the first examples of the batch."""
         with randomness_kept():
             few = Batch(*(moved(part, self.module.device) for part in self.batch.part(slice(examples))))
-            return _counted(_still(self.module, self.plan, phase), self.plan.stages, few)
+            return _counted(_still(self.module, self.plan, phase), self.plan.stages, few, self.lower)
 
 
 def _still(module: Training, plan: Plan, phase: Phase) -> Training:
@@ -123,10 +126,11 @@ def set_phase(network: nn.Module, plan: Plan, phase: Phase) -> None:
         part.training = phase.modes.get(name, True)
 
 
-def _counted(twin: Training, stages: Sequence[Stage], batch: Batch) -> Count:
+def _counted(twin: Training, stages: Sequence[Stage], batch: Batch, lower: torch.dtype | None) -> Count:
     tally, places = Tally(twin.network, stages), set(_storages(batch))
     with tally, torch.enable_grad(), _saving(twin, places) as saved:
-        loss = twin.loss(batch) + twin.penalty()
+        with computing_in(lower, twin.device):
+            loss = twin.loss(batch) + twin.penalty()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
     order = [*(stage.depth.name for stage in stages), ELSEWHERE]

@@ -133,6 +133,8 @@ def prepare(
     given = _ingredients(cfg, store)
     _draw(given.data, given.model, cfg)
     start = _initial(cfg, given, initials, prefix=None if awaited else cfg.init_prefix)
+    if cfg.channels_last:  # a convolution gives what is laid out as its weights are, whatever it is given
+        start.network.to(memory_format=torch.channels_last)
     plan, attached = _plan(cfg, verb, start, given.data)
     unfilled = frozenset() if awaited else _unfilled(start.carried, plan.stages[-1], given)
     _refuse_a_wrong_plan(verb, plan, start, given, unfilled)

@@ -16,6 +16,7 @@ from frostline.errors import RequestError
 from frostline.freeze.strategy import Solution
 from frostline.objectives.objective import Objective
 from frostline.plan import Plan
+from frostline.precision import is_single, lower_precision
 from frostline.processes import processes_of
 
 _LIGHTNING = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.")
@@ -53,7 +54,8 @@ def cuts_for(
         policy=cfg.cache,
         folder=cache_folder() / "activations",
         limit=int(cfg.cache_limit_gb * 1e9),
-        recipe=json.dumps([plain(cfg.model), cfg.objective["_target_"]], default=str),
+        recipe=json.dumps([plain(cfg.model), cfg.objective["_target_"], cfg.channels_last], default=str),
+        lower=lower_precision(cfg.trainer.get("precision")),
         obstacle=_in_the_way_of_a_cut(cfg),
     )
     if cfg.cache == "require":
@@ -63,15 +65,15 @@ def cuts_for(
 
 def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
     """Return what in a config keeps a network from being cut, in words; nothing where it can be."""
-    trainer = cfg.trainer
+    trainer, precision = cfg.trainer, cfg.trainer.get("precision")
     partial = [key for key in ("limit_train_batches", "limit_val_batches") if not is_all(trainer.get(key))]
     ways = {
         "several processes share the data": processes_of(plain(trainer)) > 1,
         "what is compiled is not cut": cfg.compile is not None,
         "activation_checkpointing runs the network's parts again": cfg.activation_checkpointing,
         "averaging lets other weights stand for the network's": cfg.averaging is not None,
-        f"trainer.precision={trainer.get('precision')} is not that of what is kept": (
-            str(trainer.get("precision") or 32) not in ("32", "32-true")
+        f"trainer.precision={precision} is not that of what is kept": not (
+            is_single(precision) or lower_precision(precision)
         ),
         f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),
         "trainer.plugins may compute in another precision": bool(trainer.get("plugins")),

@@ -53,6 +53,7 @@ CASES = [
     case(*DIGITS, "trainer.max_epochs=6", "freeze.every=2", "freeze=gradual"),
     case(*DIGITS, *VIEWS, "trainer.max_epochs=5", "freeze=head"),
     case(*DIGITS, LAST_BLOCK, "freeze=schedule"),
+    case(*DIGITS, "freeze=last_k", "channels_last=true"),
     case(*DIGITS, THEN_ANOTHER, "freeze=schedule", slow=True),
     case(*TEXTS, "freeze=head"),
     case(*DIGITS, "freeze=lp_ft", slow=True),
@@ -60,6 +61,8 @@ CASES = [
     case(*DIGITS, "trainer.max_epochs=12", "freeze=freezeout", slow=True),
     case(*DIGITS, *RESNET18, "freeze=head", slow=True),
     case(*DIGITS, *RESNET18, "freeze=last_k", slow=True),
+    case(*DIGITS, *RESNET18, "freeze=last_k", "channels_last=true", slow=True),
+    case(*STREETS, "freeze=last_k", "channels_last=true", slow=True),
     case(*STREETS, "freeze=head", slow=True),
     case(*STREETS, "freeze=last_k", slow=True),
     case(*STREETS, *VIEWS, "data.batch_size=4", "freeze=head"),
@@ -119,6 +122,26 @@ def test_a_run_that_is_given_what_was_kept_is_the_run_that_computes_it(asked, wo
 
 
 @pytest.mark.usefixtures("material")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param((*DIGITS, "freeze=head"), id="head"),
+        pytest.param((*DIGITS, "freeze=last_k"), id="last_k", marks=pytest.mark.slow),
+        pytest.param((*DIGITS, *RESNET18, "freeze=last_k"), id="resnet18", marks=pytest.mark.slow),
+        pytest.param((*TEXTS, "freeze=last_k"), id="text", marks=pytest.mark.slow),
+        pytest.param((*DIGITS, "freeze=ridge"), id="ridge"),
+    ],
+)
+def test_in_mixed_precision_what_is_kept_is_what_that_computes(asked, workplace: Workplace) -> None:
+    """Numbers of 8 significant bits: rounded elsewhere in a batch of another size, they are a step apart."""
+    mixed = (*asked, "trainer.precision=bf16-mixed", "optimizer.lr=0.0001")
+    computing, keeping = (finished(workplace, *mixed, f"cache={how}") for how in ("off", "require"))
+    assert measured(workplace, keeping) == pytest.approx(measured(workplace, computing), rel=2**-7)
+    assert cost(workplace, keeping, "prefix_computed") > 0
+    assert cost(workplace, keeping, "predicted_train_flops") == cost(workplace, keeping, "train_flops")
+
+
+@pytest.mark.usefixtures("material")
 def test_images_of_several_sizes_are_what_they_are_without_what_was_kept(workplace: Workplace) -> None:
     """Those of a batch are padded to its largest, so that what the stages make of one depends on the others."""
     plant(workplace.folder / "street", 15, size=(16, 16))  # of the 20 that are twice as wide
@@ -141,6 +164,8 @@ def test_other_weights_examples_or_views_are_not_taken_for_the_same(workplace: W
     everything = cost(workplace, first, "prefix_computed")
     assert cost(workplace, finished(workplace, *asked, "optimizer.lr=0.5"), "prefix_computed") == 0
     assert cost(workplace, finished(workplace, *asked, "model.depth=32"), "prefix_computed") == everything
+    assert cost(workplace, finished(workplace, *asked, "channels_last=true"), "prefix_computed") == everything
+    assert cost(workplace, finished(workplace, *asked, "trainer.precision=bf16-mixed"), "prefix_computed") == everything
     more = cost(workplace, finished(workplace, *asked, "data.shots=4"), "prefix_computed")
     assert more == 40  # val and test are the same
     views = finished(workplace, *asked, *VIEWS)

@@ -92,8 +92,9 @@ def assert_same_scores(one: tuple[Workplace, Run], other: tuple[Workplace, Run])
             ("optimizer=adamw", "scheduler=cosine", "data.augment=true", "data.views=2"), 2, marks=pytest.mark.slow
         ),
         pytest.param(("model=torchvision", "model.name=resnet18", "model.weights=null"), 2, marks=pytest.mark.slow),
+        pytest.param(("channels_last=true",), 1, marks=pytest.mark.slow),
     ],
-    ids=["sgd", "sgd, two seeds", "adamw", "resnet18"],
+    ids=["sgd", "sgd, two seeds", "adamw", "resnet18", "channels last"],
 )
 def test_each_run_is_the_run_made_alone(
     more: tuple[str, ...], seeds: int, workplace: Workplace, steps_trained: list[str]
@@ -116,6 +117,28 @@ def test_each_run_is_the_run_made_alone(
             assert cost(run, "shared_flops") == cost(alone, "shared_flops") > 0
         with_first = run.data.tags.get("frostline.trained_with")
         assert with_first == (runs["a_first", seed].info.run_id if arm in ALONG else None)
+
+
+def test_heads_in_mixed_precision_train_together_in_that_precision(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What 16 bits round is not to the last bit what it is alone: of 8 significant ones, one is off here and there."""
+    learning, dtypes = Other.learn, set[torch.dtype]()
+
+    def noticing(other: Other, batch: object, outputs: Tensor, loss: Tensor) -> None:
+        dtypes.add(outputs.dtype)
+        learning(other, batch, outputs, loss)
+
+    monkeypatch.setattr(Other, "learn", noticing)
+    mixed, arms = "trainer.precision=bf16-mixed", {arm: ARMS[arm] for arm in ("a_first", "c_slower")}
+    folder = study(pretrain=None, reference="a_first", base=[*BASE, mixed], arms=arms, seeds=[0])
+    said = workplace.frostline("study", folder)
+    assert said.code == 0, said.err
+    assert dtypes == {torch.bfloat16}
+    elsewhere = Elsewhere(workplace)
+    alone = elsewhere.alone(ARMS["c_slower"], "0", mixed)
+    ours, theirs = history(workplace, by_arm(workplace)["c_slower", "0"]), history(elsewhere, alone)
+    assert [v for _, v in ours["val/loss"]] == pytest.approx([v for _, v in theirs["val/loss"]], rel=0.05)
 
 
 def test_what_training_together_took_is_divided_among_those_who_were_taken_along(

@@ -27,6 +27,8 @@ EVERY = pytest.mark.parametrize(
     ids=name,
 )
 EPOCHS = 7
+CALM = functools.partial(torch.optim.SGD, lr=1e-3)
+"""So little a step that rounding does not grow."""
 
 
 def frozen_at_last(rig: Rig) -> dict[str, torch.Tensor]:
@@ -70,15 +72,20 @@ def test_the_clipped_norm_is_that_of_what_trains_t23() -> None:
     assert 0 < moved <= 1e-3 + 1e-6
 
 
+def without_dropout() -> nn.Module:
+    torch.manual_seed(0)
+    network = Toy()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return network
+
+
 @EVERY
 def test_compiled_equals_eager_and_is_compiled_anew_at_each_change_t30(strategy) -> None:
     ends = []
     for compiled in (False, True):
-        torch.manual_seed(0)
-        network = Toy()
-        for module in network.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0  # compiled code draws dropout in another order
+        network = without_dropout()  # which compiled code draws in another order
         rig = Rig(strategy, epochs=EPOCHS, optimizer=ADAMW, network=network)
         if compiled:
             network.compile(backend="aot_eager")
@@ -86,6 +93,22 @@ def test_compiled_equals_eager_and_is_compiled_anew_at_each_change_t30(strategy)
         assert rig.freezing.audit.intact
         ends.append({n: p.detach() for n, p in network.named_parameters()})
     torch.compiler.reset()
+    for parameter, value in ends[0].items():
+        torch.testing.assert_close(ends[1][parameter], value, rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_maps_with_channels_last_give_the_same_run_but_for_rounding(strategy) -> None:
+    ends = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = without_dropout().to(memory_format=layout)  # dropout is drawn as numbers lie in memory
+        maps = [p for p in network.parameters() if p.ndim == 4]
+        rig = Rig(strategy, epochs=EPOCHS, optimizer=CALM, network=network)
+        rig.fit()
+        assert rig.freezing.audit.intact
+        assert maps
+        assert all(p.is_contiguous(memory_format=layout) for p in maps)
+        ends.append(dict(rig.network.named_parameters()))
     for parameter, value in ends[0].items():
         torch.testing.assert_close(ends[1][parameter], value, rtol=1e-4, atol=1e-5)
 

@@ -1,12 +1,14 @@
 """Which frozen stages of a run are computed once for each example, and why others are computed again."""
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +25,7 @@ from frostline.freeze.strategy import Solution
 from frostline.nn.calls import Calls, watch
 from frostline.nn.stages import Stage
 from frostline.plan import MOST_PHASES, Phase, Plan, abridged
+from frostline.precision import computing_in
 
 Policy = Literal["auto", "off", "require"]
 """Keep what frozen stages give where that is exact and pays; never; or wherever it is exact, else refuse."""
@@ -68,6 +71,7 @@ class Cuts:
         folder: Where what is kept lies.
         limit: How many bytes may lie there.
         recipe: What the network was built from, in words that tell it from any other.
+        lower: The type of 16 bits that mixed precision lets the network compute in; None in float32.
         obstacle: What in the config stands in the way of any cut, or nothing.
     """
 
@@ -79,6 +83,7 @@ class Cuts:
     folder: Path
     limit: int
     recipe: str
+    lower: torch.dtype | None = None
     obstacle: str = ""
     _found: dict[tuple[int, tuple[str, ...], frozenset[str]], Cut | str] = field(default_factory=dict, init=False)
 
@@ -152,15 +157,24 @@ class Cuts:
     def names(self, plan: Plan, cut: Cut) -> Names:
         """Return what names that which a cut gives, with the weights below it as they are now."""
         return Names(
-            cut, self.network, plan.stages, self.data, at_once=self.at_once, known=self.known, recipe=self.recipe
+            cut, self.network, plan.stages, self.data, at_once=self.at_once, known=self.known, recipe=self._recipe
         )
+
+    @property
+    def step(self) -> float:
+        """What mixed precision rounds to, as a share; 0 in float32."""
+        return 0.0 if self.lower is None else torch.finfo(self.lower).eps
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Let the network compute in the precision of training."""
+        return computing_in(self.lower, self._device)
 
     def at_once(self, split: Split) -> int:
         """Return of how many examples of a split what is kept is computed at once; a GPU computes a batch of training.
 
         A name stands for it, since sums over other batches differ in their last bit.
         """
-        if next(self.network.parameters()).device.type != "cpu":
+        if self._device.type != "cpu":
             return self.data.batch_size
         if split.longest:
             return max(1, min(_EXAMPLES, _TOKENS // split.longest))
@@ -247,7 +261,7 @@ class Cuts:
     def _structure(self) -> str:
         """What tells networks apart that call other modules, or whose modules take more or less."""
         shapes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors_in([self._shown])]
-        return "\n".join([self.recipe, repr(self.network), *shapes])
+        return "\n".join([self._recipe, repr(self.network), *shapes])
 
     def _examples(self) -> Batch:
         """Return the examples that a cut is proved on."""
@@ -272,11 +286,11 @@ class Cuts:
         return _PROVED[name]
 
     def _proof(self, plan: Plan, phase: Phase, parts: tuple[str, ...], batch: Batch) -> Cut | str:
-        device = next(self.network.parameters()).device
-        placed = Batch(*(moved(part, device) for part in batch))
+        placed = Batch(*(moved(part, self._device) for part in batch))
         where = (plan.stages, plan.frozen_prefix(phase), phase.modes)
         try:
-            return find_cut(self.network, *where, parts=parts, batch=placed, judge=self.judge)
+            with self.computing():
+                return find_cut(self.network, *where, parts=parts, batch=placed, judge=self.judge, step=self.step)
         except NotExact as reason:
             return str(reason)
 
@@ -284,12 +298,21 @@ class Cuts:
         """Return what tells a proof from all others: the whole network, where it is cut, what trains, the examples."""
         network = self.network
         tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-        told = [self.recipe, repr(network), *sources(network), hash_of(tensors, self.known)]
-        told += [next(network.parameters()).device.type, f"{plan.frozen_prefix(phase)} {parts}"]
+        told = [self._recipe, repr(network), *sources(network), hash_of(tensors, self.known)]
+        told += [self._device.type, f"{plan.frozen_prefix(phase)} {parts}"]
         told += [repr(sorted(phase.modes.items())), *(repr(sorted(stage.modules)) for stage in plan.stages)]
         shown = tensors_in([batch.inputs, batch.targets])
         told.append(digest_of_all({str(place): tensor for place, tensor in enumerate(shown)}))
         return sha256("\n".join(told).encode()).hexdigest()
+
+    @property
+    def _recipe(self) -> str:
+        """What the network was built from, and what it computes in."""
+        return f"{self.recipe} {self.lower}"
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def _splits(self) -> Sequence[Split]:
         return [self.data.drawn(split) for split in SPLITS]

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from frostline.cache.cut import NotExact
@@ -46,7 +47,11 @@ def _leaf(tensors: Sequence[Tensor], sizes: Sequence[Size], *, keep: bool, modul
     sides = tuple(side for side in found if side is not None)
     if len(sides) < len(found) or (keep and not _is_a_row_of_each(sides)):
         raise NotExact(f"what '{module}' gives is not one row for each example")
-    return (Kept if keep else Leaf)(sides=sides, dtype=tensors[0].dtype)
+    return (Kept if keep else Leaf)(sides=sides, dtype=tensors[0].dtype, channels_last=_has_channels_last(tensors[0]))
+
+
+def _has_channels_last(tensor: Tensor) -> bool:
+    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _is_a_row_of_each(sides: Sequence[Side]) -> bool:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -50,6 +51,7 @@ def find_cut(
     parts: Sequence[str] = (),
     batch: Batch,
     judge: Judge,
+    step: float = 0.0,
 ) -> Cut:
     """Find how the network can do without computing what comes first in it, and prove it on examples.
 
@@ -63,6 +65,7 @@ def find_cut(
         parts: Names of modules of the stage after these that are to be below, too.
         batch: `EXAMPLES` examples, as training sees them.
         judge: What must come out the same.
+        step: What mixed precision rounds to, as a share; 0 in float32.
 
     Raises:
         NotExact: It cannot; the sentence says why.
@@ -75,7 +78,7 @@ def find_cut(
     with randomness_kept():
         twin = twin_of(network, parameter=Tensor.detach, buffer=torch.clone)
         place, above = Cut(depth=depth, modules=below, calls=()), _without(parts, stages[depth:])
-        search = _Search(twin, stages, place, modes, batch, judge, above=above)
+        search = _Search(twin, stages, place, modes, batch, judge, above=above, step=step)
         try:
             return search.tail(above[0] if len(above) == 1 else None) or search.cut()
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:  # whatever a network says
@@ -130,6 +133,7 @@ class _Search:
         judge: Judge,
         *,
         above: tuple[str, ...],
+        step: float,
     ) -> None:
         self._network = network
         self._stages = stages
@@ -139,6 +143,7 @@ class _Search:
         self._judge = judge
         self._size = size_of(batch.inputs)
         self._above = above
+        self._nearly = partial(nearly, step=step)
 
     def tail(self, name: str | None) -> Cut | None:
         """Return the cut that leaves one module of the network to be run, None where that is not the same."""
@@ -212,7 +217,7 @@ class _Search:
         kept = found.taken(self._network, self._batch.inputs)
         with _changed(self._network, but=own):
             again = found.taken(self._network, self._batch.inputs)
-        return all(nearly(*pair) for pair in zip(kept, again, strict=True))
+        return all(self._nearly(*pair) for pair in zip(kept, again, strict=True))
 
     def _is_of_each_alone(self, found: Cut) -> bool:
         """Tell whether what is kept of an example is the same without the others, and without any padding."""
@@ -220,7 +225,7 @@ class _Search:
         together = found.taken(self._network, self._batch.inputs)
         for place, inputs in enumerate(_each_alone(self._batch)):
             for whole, (row,) in zip(together, found.taken(self._network, inputs), strict=True):
-                if not nearly(whole[place][tuple(slice(side) for side in row.shape)], row):
+                if not self._nearly(whole[place][tuple(slice(side) for side in row.shape)], row):
                     return False
         return True
 

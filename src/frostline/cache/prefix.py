@@ -45,10 +45,11 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """One tensor of an output."""
+    """One tensor of an output; maps may lie in memory with their channels last."""
 
     sides: tuple[Side, ...]
     dtype: torch.dtype
+    channels_last: bool = False
 
     def empty(self, size: Size, device: torch.device) -> Tensor:
         """Return a tensor of this shape that takes no memory."""

@@ -29,10 +29,11 @@ class Hurried(Exception):  # noqa: N818 (no error: who asked to stop does not wa
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The shape and type of a tensor that is kept."""
+    """The shape and type of a tensor that is kept, and whether its channels, the second side, lie innermost."""
 
     sides: tuple[int, ...]
     dtype: torch.dtype
+    channels_last: bool = False
 
     @property
     def bytes(self) -> int:
@@ -219,4 +220,7 @@ def _take_room(file: int, size: int) -> None:
 def _mapped(file: Path, shape: Shape, *, shared: bool) -> Tensor:
     """Map a file into memory; what is not shared is never written back."""
     flat = torch.from_file(str(file), shared=shared, size=prod(shape.sides), dtype=shape.dtype)
+    if shape.channels_last:
+        rows, channels, *place = shape.sides
+        return flat.view(rows, *place, channels).movedim(-1, 1)
     return flat.view(shape.sides)

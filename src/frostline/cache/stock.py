@@ -133,7 +133,7 @@ class Stock:
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
         """Compute what is kept of all examples of a split."""
         drawn, begun = self._cuts.data.drawn(split), perf_counter()
-        with randomness_kept(), evaluating(self._cuts.network):
+        with randomness_kept(), evaluating(self._cuts.network), self._cuts.computing():
             for batch in self._cuts.data.in_order(drawn, view=view, at_once=self._cuts.at_once(drawn)):
                 if self._hurried():
                     raise Hurried
@@ -167,7 +167,7 @@ class Stock:
         drawn = self._cuts.data.drawn(split)
         first = view * len(drawn)
         batch = drawn.__getitems__(range(first, first + min(EXAMPLES, len(drawn))))
-        with randomness_kept(), evaluating(self._cuts.network):
+        with randomness_kept(), evaluating(self._cuts.network), self._cuts.computing():
             taken = self._taken(cut, batch)
         size, mask = size_of(batch.inputs), mask_of(batch.inputs)
         rows = [_beginning(tensor[batch.places], leaf, size) for tensor, leaf in _leaves(cut, tensors)]
@@ -175,7 +175,7 @@ class Stock:
             [without_padding(each, mask) for each in (there.cpu(), here)]
             for there, here in zip(taken, rows, strict=True)
         ]
-        right = all(nearly(*pair) for pair in both)
+        right = all(nearly(*pair, step=self._cuts.step) for pair in both)
         _RIGHT.update([entry] if right else [])
         return right
 

@@ -92,7 +92,8 @@ class TakingAlong(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the epoch of the others; before the last one, leave them."""
-        with self._beside():
+        assert self._prepared.cuts is not None
+        with self._beside(), self._prepared.cuts.computing():
             if self._heads is not None:
                 self._epoch(trainer, trainer.current_epoch)
 

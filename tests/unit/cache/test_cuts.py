@@ -8,6 +8,8 @@ import torch
 from omegaconf import DictConfig
 
 from frostline.cache import cuts
+from frostline.cache.cut import Cut
+from frostline.cache.prefix import Size
 from frostline.config.compose import compose
 from frostline.prepare import Prepared, prepare
 
@@ -42,7 +44,17 @@ def test_arms_that_begin_as_equal_networks_share_the_proof(proofs: list[object])
     assert len(proofs) == 1
 
 
-@pytest.mark.parametrize("other", ["seed=1", "freeze=last_k", "model.depth=32", "data.image_size=16"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "seed=1",
+        "freeze=last_k",
+        "model.depth=32",
+        "data.image_size=16",
+        "channels_last=true",
+        "trainer.precision=bf16-mixed",
+    ],
+)
 def test_another_network_place_or_example_is_proved_anew(other: str, proofs: list[object]) -> None:
     cut()
     cut(other)
@@ -99,3 +111,20 @@ def test_of_long_texts_fewer_are_computed_at_once(longest: int, at_once: int, mo
     train = prepared.data.drawn("train")
     monkeypatch.setattr(type(train), "longest", longest)
     assert prepared.cuts.at_once(train) == at_once
+
+
+@pytest.mark.parametrize(
+    ("asked", "innermost", "dtype"),
+    [
+        ((), False, torch.float32),
+        (("channels_last=true",), True, torch.float32),
+        (("trainer.precision=bf16-mixed",), False, torch.bfloat16),
+    ],
+)
+def test_maps_are_kept_as_the_network_lays_them_out_and_rounds_them(
+    asked: tuple[str, ...], innermost: bool, dtype: torch.dtype
+) -> None:
+    found = cut("freeze=last_k", *asked)
+    assert isinstance(found, Cut)
+    (shape,) = found.shapes(Size(3, 0))
+    assert (shape.channels_last, shape.dtype) == (innermost, dtype)

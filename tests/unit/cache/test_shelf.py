@@ -50,6 +50,14 @@ def never(_) -> None:
     raise AssertionError("made again")
 
 
+def test_maps_come_back_with_their_channels_where_they_were(tmp_path) -> None:
+    maps, shape = torch.randn(4, 3, 2, 5), Shape(sides=(4, 3, 2, 5), dtype=torch.float32, channels_last=True)
+    Shelf(tmp_path, limit=1000).entry("maps", [shape], lambda tensors: tensors[0].copy_(maps))
+    (kept,) = Shelf(tmp_path, limit=1000).entry("maps", [shape], never)
+    assert torch.equal(kept, maps)
+    assert kept[torch.tensor([2, 0])].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_what_was_kept_comes_back_without_being_made_again(tmp_path) -> None:
     shapes = [Shape(sides=(3, 2), dtype=torch.float32), Shape(sides=(3,), dtype=torch.int64)]
     numbers = torch.randn(3, 2)
