@@ -20,7 +20,7 @@ from frostline.nn.weights import CLASSES
 from frostline.plan import Plan
 from frostline.plan_figure import save_figure
 from frostline.prepare import DELTA, Prepared, plan_with_cuts
-from frostline.record import RunRecord, masked
+from frostline.record import RunRecord, Used, masked
 
 REQUESTED = "data.json"
 """The artifact that is written behind all others that are known before training."""
@@ -65,14 +65,16 @@ def record_request(prepared: Prepared, record: RunRecord) -> None:
     if prepared.carried is not None:
         record.text("carried.txt", f"{prepared.carried}\n")
     description = data.describe()
-    for split, profile in description["splits"].items():
-        record.dataset(
+    splits = {
+        split: Used(
             name=description["source"],
             digest=profile["drawn"],  # of this split: MLflow takes two inputs of one digest for the same
             source=str(prepared.cfg.data.get("root") or description["source"]),
-            context=split,
             profile={"examples": profile["examples"]},
         )
+        for split, profile in description["splits"].items()
+    }
+    record.datasets(splits)
     record.json(REQUESTED, description)
 
 

@@ -76,6 +76,29 @@ class Tracking:
         return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """A dataset that a run has used.
+
+    Attributes:
+        name: Its name.
+        digest: A hash of its content; MLflow keeps 36 characters.
+        source: Where it came from.
+        profile: Counts.
+    """
+
+    name: str
+    digest: str
+    source: str
+    profile: Mapping[str, Any]
+
+    @property
+    def entity(self) -> Dataset:
+        """The same in MLflow's words."""
+        source, profile = json.dumps({"uri": self.source}), json.dumps(self.profile)
+        return Dataset(name=self.name, digest=self.digest[:36], source_type="local", source=source, profile=profile)
+
+
 @dataclass(kw_only=True)
 class RunRecord:
     """The open record of one run; a context manager that closes it.
@@ -207,24 +230,9 @@ class RunRecord:
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def dataset(self, *, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
-        """Log a dataset as an input of the run.
-
-        Args:
-            name: The dataset's name.
-            digest: A hash of its content; MLflow keeps 36 characters.
-            source: Where it came from.
-            context: What it was used for: train, val or test.
-            profile: Counts.
-        """
-        entity = Dataset(
-            name=name,
-            digest=digest[:36],
-            source_type="local",
-            source=json.dumps({"uri": source}),
-            profile=json.dumps(profile),
-        )
-        inputs = [DatasetInput(entity, tags=[InputTag("mlflow.data.context", context)])]
+    def datasets(self, used: Mapping[str, Used]) -> None:
+        """Log datasets as inputs of the run, by what each was used for: train, val or test."""
+        inputs = [DatasetInput(each.entity, tags=[InputTag("mlflow.data.context", of)]) for of, each in used.items()]
         with alone(str(self.client.tracking_uri)):
             self.client.log_inputs(self.run_id, datasets=inputs)
 

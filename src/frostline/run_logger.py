@@ -57,8 +57,9 @@ class RunLogger(Logger):
             self._write()
 
     def finalize(self, status: str) -> None:
-        """Write what was gathered."""
-        self._write()
+        """Write what was gathered, unless all went well: then the record writes it with the results that follow."""
+        if status != "success":
+            self._write()
 
     def _write(self) -> None:
         self._record.flush()

@@ -148,14 +148,18 @@ class _StudyRun:
         leaving = Leaving(self.beginnings, names_for(course, alike), store=self.store, arm=arm)
         others = [] if begun or beginning else self.taken_along(prepared, arm)
         along = [TakingAlong(prepared, others, beginnings=self.beginnings, arm=arm)] if others else []
-        outcome = execute(
-            prepared,
-            self.store,
-            tags={"study": self.name, "arm": arm} | (beginning.tags if beginning else {}),
-            parent=self.parent.run_id,
-            callbacks=[self.display.begin(label), leaving, *along],
-            continued=beginning.for_run(begun.run_id if begun else None) if beginning else begun,
-        )
+        try:
+            outcome = execute(
+                prepared,
+                self.store,
+                tags={"study": self.name, "arm": arm} | (beginning.tags if beginning else {}),
+                parent=self.parent.run_id,
+                callbacks=[self.display.begin(label), leaving, *along],
+                continued=beginning.for_run(begun.run_id if begun else None) if beginning else begun,
+            )
+        finally:
+            for each in along:
+                each.let_go()
         for reason in filter(None, (each.why_not for each in along)):
             self.to_come.keep_apart(arm, prepared.cfg.seed)
             self.parent.text(f"apart/{arm}-seed{prepared.cfg.seed}.txt", reason)

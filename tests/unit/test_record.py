@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from workplace import database_in
 
 from frostline.errors import RequestError
-from frostline.record import LONGEST_PARAM, RunRecord, Tracking, artifacts_here, masked
+from frostline.record import LONGEST_PARAM, RunRecord, Tracking, Used, artifacts_here, masked
 from frostline.store import Store
 
 
@@ -139,7 +139,12 @@ def test_names_and_passwords_in_addresses_are_masked(text: str, shown: str) -> N
 
 def test_each_split_is_an_input_of_its_own(store: Store) -> None:
     with store.record("inputs", tags={}) as record:
-        for digest, split in (("a" * 64, "train"), ("b" * 64, "val")):
-            record.dataset(name="digits", digest=digest, source="here", context=split, profile={"examples": 3})
+        digests = {"train": "a" * 64, "val": "b" * 64}
+        record.datasets(
+            {
+                of: Used(name="digits", digest=each, source="here", profile={"examples": 3})
+                for of, each in digests.items()
+            }
+        )
     inputs = store.run(record.run_id).inputs.dataset_inputs
     assert {(i.tags[0].value, i.dataset.digest) for i in inputs} == {("train", "a" * 36), ("val", "b" * 36)}

@@ -28,6 +28,7 @@ from frostline.prepare import Prepared
 from frostline.stopwatch import Stopwatch
 from frostline.together.company import Company, by_batches
 from frostline.together.heads import Heads, Seen, by_kind
+from frostline.together.kin import share_what_is_frozen
 from frostline.together.left import Host, checkpoints_of
 from frostline.together.other import Other, others_of
 
@@ -75,6 +76,7 @@ class TakingAlong(Checkpoint):
         """Let the others begin, those that see the same batches side by side."""
         for runs in by_batches(self._asked):
             for run in runs:
+                share_what_is_frozen(self._prepared, run)  # which by now may lie on a GPU, once for all
                 run.module.to(self._prepared.module.device)
             begun = len(self._others)
             company = Company(runs[0], range(begun, begun + len(runs)), trainer)
@@ -102,7 +104,7 @@ class TakingAlong(Checkpoint):
             other.log(self._freezing.rates([other.optimizer]), epoch * other.per_epoch)
         for seen in _side_by_side(company.training(epoch) for company in self._companies):
             if any(getattr(callback, "asked", False) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-                self._let_go()  # who asked to stop does not wait for the others
+                self.let_go()  # who asked to stop does not wait for the others
                 return
             self._learn(seen)
         with torch.no_grad(), evaluating(self._prepared.network):
@@ -112,7 +114,7 @@ class TakingAlong(Checkpoint):
             other.end_epoch(epoch)
         if epoch == self._prepared.plan.epochs - 2:
             self._leave(trainer)
-            self._let_go()
+            self.let_go()
 
     def _learn(self, seen: Sequence[Seen]) -> None:
         assert self._heads is not None
@@ -124,10 +126,6 @@ class TakingAlong(Checkpoint):
         for place, batch, outputs in self._heads.look(seen):
             self._others[place].prepared.module.measure(outputs, batch, "val")
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let the others go as they were."""
-        self._let_go()
-
     @contextmanager
     def _beside(self) -> Iterator[None]:
         """Do something for the others: its time is not this run's, and what goes wrong leaves them alone."""
@@ -136,7 +134,7 @@ class TakingAlong(Checkpoint):
             yield
         except Exception as error:  # whatever does not go in a vectorised pass, such as dropout
             self.why_not = f"{type(error).__name__}: {error}"
-            self._let_go()
+            self.let_go()
         spent = perf_counter() - self._begun
         self._seconds += spent
         for clock in self._clocks:
@@ -163,8 +161,8 @@ class TakingAlong(Checkpoint):
                 logged=other.points,
             )
 
-    def _let_go(self) -> None:
-        """Give the others back as they were."""
+    def let_go(self) -> None:
+        """Give the others back as they were; whoever has begun this run does so when it is over, however it ends."""
         if self._heads is not None:
             self._heads.let_go()
         for other in self._others:
