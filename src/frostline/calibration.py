@@ -26,7 +26,7 @@ from frostline.flops import kind_of
 from frostline.forecast import Forecast, Pace, Spell
 from frostline.freeze.full import Full
 from frostline.interruption import LAST, Interruption
-from frostline.memory import keep_freed_memory
+from frostline.memory import keep_freed_memory, leave_new_memory_unfilled
 from frostline.nn.calls import twin_of
 from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared
@@ -48,6 +48,7 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
         seconds: How long all rehearsals may train.
     """
     keep_freed_memory()
+    leave_new_memory_unfilled()
     forecast, begun = counted(prepared), perf_counter()
     if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.instead is not None:
         return forecast.at(None, resident=held_bytes(on_gpu=False), on_gpu=False)

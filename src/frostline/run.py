@@ -16,7 +16,7 @@ from frostline.estimate import counted
 from frostline.instruments import Instruments
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
-from frostline.memory import give_back_freed_memory, keep_freed_memory
+from frostline.memory import give_back_freed_memory, keep_freed_memory, leave_new_memory_unfilled
 from frostline.prepare import Prepared
 from frostline.processes import join, processes_of, rank, told_by_the_first, world
 from frostline.record import RunRecord
@@ -62,6 +62,7 @@ def execute(
     """
     _refuse_a_folder_that_cannot_be_written()
     keep_freed_memory()
+    leave_new_memory_unfilled()
     give_back_freed_memory()  # that of the runs before, in a study, is no part of this one's peak
     if (count := processes_of(prepared.cfg.trainer)) > 1 and world() == 1:
         task = {"config": plain(prepared.cfg), "verb": prepared.verb, "tags": dict(tags or {}), "parent": parent}

@@ -15,6 +15,7 @@ import yaml
 from workplace import FOREIGN, REPOSITORY, TINY, Workplace
 
 from frostline.config.vocabulary import groups, options
+from frostline.modules import Training
 from frostline.record import LONGEST_PARAM
 
 pytestmark = FOREIGN
@@ -30,6 +31,26 @@ def start(*arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "COMP_LINE")}
     return kept | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("verb", ["finetune", "plan"])
+def test_steps_that_are_to_be_deterministic_do_not_fill_new_memory_first(
+    verb: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan times steps as a run takes them."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    before, filled = Training.training_step, []
+
+    def noticing(self: Training, batch: object, batch_idx: int) -> object:
+        assert torch.are_deterministic_algorithms_enabled()
+        filled.append(bool(torch.empty(100_000).isnan().all()))
+        return before(self, batch, batch_idx)
+
+    monkeypatch.setattr(Training, "training_step", noticing)
+    said = workplace.frostline(verb, *TINY)
+    assert said.code == 0, said.err
+    assert filled
+    assert not any(filled)
 
 
 # Weights go from a run to the next
