@@ -23,6 +23,7 @@ test-all: install ## the slow tests too
 
 bench: install ## how near a run comes to the least time that its work takes; on a quiet machine
 	$(BIN)/python experiments/performance/reach.py
+	$(BIN)/python experiments/performance/formats.py
 
 check: install ## format, lint, type-check
 	$(BIN)/ruff format .

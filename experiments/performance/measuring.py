@@ -15,6 +15,8 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 FROSTLINE = str(Path(sys.executable).parent / "frostline")
+CPU = "trainer.accelerator=cpu"
+"""Where runs are that are measured against a floor there."""
 TIMES = 3
 """How often each side of a row is measured in a process, unless the row says otherwise."""
 
@@ -45,14 +47,14 @@ def images(root: Path, *, side: int, counts: dict[str, int], suffix: str = "png"
             )
 
 
-def finetune(*overrides: str, callbacks: Sequence[object] = ()) -> dict[str, float]:
+def finetune(*overrides: str, callbacks: Sequence[object] = (), accelerator: str = CPU) -> dict[str, float]:
     """Run `frostline finetune` in this process, with nothing kept of earlier runs, and return its metrics."""
     from frostline.config.compose import compose
     from frostline.prepare import open_store, prepare
     from frostline.run import execute
 
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
-    quiet = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+    quiet = (accelerator, "trainer.enable_progress_bar=false")
     cfg = compose("finetune", [*quiet, *overrides])
     store = open_store(cfg)
     begun = perf_counter()

@@ -4,10 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from measuring import Row, command, given, images, noise, resnet20_around, seconds, train
-
-CPU = "trainer.accelerator=cpu"
-"""The floors run there."""
+from measuring import CPU, Row, command, given, images, noise, resnet20_around, seconds, train
 
 
 def run_study(name: str, *, base: Sequence[str], arms: dict[str, list[str]], seeds: int = 1) -> float:

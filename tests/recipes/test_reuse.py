@@ -186,7 +186,7 @@ def test_what_is_kept_is_the_same_for_batches_of_any_size(
     monkeypatch.setattr(Cut, "taken", taken)
     asked = ("data=digits", "data.image_size=8", "data.shots=10", "data.val_shots=1", "freeze=head", "cache=require")
     finished(workplace, *asked, f"data.batch_size={first}")
-    assert [size for size in sizes if size > EXAMPLES][:3] == [10, 48, 48]  # val, and the first parts of train
+    assert [size for size in sizes if size > EXAMPLES][:3] == [10, 96, 4]  # val, and the parts of train
     second = finished(workplace, *asked, "data.batch_size=20")
     assert cost(workplace, second, "prefix_computed") == 0
 

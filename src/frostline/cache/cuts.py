@@ -42,7 +42,7 @@ SHARE = 0.1
 A cut within a stage is another proof, and what it gives is of use to fewer strategies.
 """
 
-_EXAMPLES, _TOKENS, _BYTES = 48, 4096, 5_000_000
+_EXAMPLES, _TOKENS, _BYTES = 96, 4096, 5_000_000
 """Of how many examples a processor computes at once what is kept, whatever the batches of training: the most of them,
 of their tokens, and of the bytes of their inputs. What many large ones become on their way would not stay in its cache.
 """

@@ -97,7 +97,7 @@ def test_a_name_is_that_of_the_weights_whether_or_not_they_were_hashed_before(fr
     assert moved.names(prepared.plan, cut()).of("train", 0) not in names
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(8, 48), (300, 4)])
+@pytest.mark.parametrize(("size", "at_once"), [(8, 96), (300, 4)])
 @pytest.mark.parametrize("batch_size", [1, 128])
 def test_a_processor_computes_as_many_at_once_whatever_is_trained_on(size: int, at_once: int, batch_size: int) -> None:
     asked = [*ASKED, f"data.image_size={size}", f"data.batch_size={batch_size}"]
@@ -105,7 +105,7 @@ def test_a_processor_computes_as_many_at_once_whatever_is_trained_on(size: int, 
     assert prepared.cuts.at_once(prepared.data.drawn("train")) == at_once
 
 
-@pytest.mark.parametrize(("longest", "at_once"), [(16, 48), (512, 8), (10_000, 1)])
+@pytest.mark.parametrize(("longest", "at_once"), [(16, 96), (512, 8), (10_000, 1)])
 def test_of_long_texts_fewer_are_computed_at_once(longest: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = prepare(compose("finetune", ASKED), "finetune")
     train = prepared.data.drawn("train")
