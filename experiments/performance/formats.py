@@ -1,8 +1,8 @@
 """What formats of numbers and of maps, fused optimizers and compilation save, beside a bare loop that has the same.
 
 Steps of full fine-tuning that Frostline takes alternate with those of a plain PyTorch loop on a twin, in one process,
-each on the GPU where there is one. Then what is frozen: the same run with what is kept and without. Run it on a quiet
-machine:
+on the GPU where there is one; the loop is given each batch, which Frostline has loaded. Then what is frozen: the same
+run with what is kept and without. It takes a quarter of an hour on two cores; run it on a quiet machine:
 
     python experiments/performance/formats.py
 """
@@ -55,8 +55,7 @@ def steps(name: str) -> list[str]:
             self.twin = deepcopy(module.network).train()
             if module.network._compiled_call_impl is not None:
                 self.twin.compile(backend="inductor")
-            fused = bool(trainer.optimizers[0].defaults.get("fused"))
-            self.optimizer = torch.optim.SGD(self.twin.parameters(), lr=0.01, momentum=0.9, fused=fused)
+            self.optimizer = torch.optim.SGD(self.twin.parameters(), **trainer.optimizers[0].defaults)
 
         def on_train_epoch_start(self, trainer, module) -> None:
             self.begun = None

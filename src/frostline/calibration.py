@@ -153,7 +153,7 @@ class _Given(Callback):
 
     def _give(self, batch: Batch) -> None:
         size, device = size_of(batch.inputs), next(self._network.parameters()).device
-        zeros = [torch.zeros(s.sides, dtype=s.dtype, device=device) for s in self._cut.shapes(size)]
+        zeros = [shape.zeros(device) for shape in self._cut.shapes(size)]
         self._giving.enter_context(self._cut.giving(self._network, zeros, size))
 
 
@@ -164,11 +164,12 @@ def _computing(prepared: Prepared) -> float:
         return 0.0
     twin = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone)
     train, spent = prepared.data.drawn("train"), list[float]()
-    with randomness_kept(), prepared.cuts.computing():
+    with randomness_kept():
         batches = list(islice(prepared.data.in_order(train, view=0, at_once=prepared.cuts.at_once(train)), SAMPLES))
         for batch in [batches[0], *batches]:  # the first one takes longer
             begun = perf_counter()
-            cut.taken(twin, batch.inputs)
+            with prepared.cuts.computing():
+                cut.taken(twin, batch.inputs)
             spent.append((perf_counter() - begun) / len(batch.places))
     return median(spent[1:]) / cut.flops if cut.flops else 0.0  # to look up embeddings counts as none
 

@@ -95,10 +95,12 @@ def _spared(prepared: Prepared, cut: Cut) -> float:
         return cut.spared
     inputs = moved(prepared.first.part(slice(FEWEST)).inputs, prepared.module.device)
     size = size_of(inputs)
-    kept = [torch.zeros(s.sides, dtype=s.dtype, device=prepared.module.device) for s in cut.shapes(size)]
+    kept = [shape.zeros(prepared.module.device) for shape in cut.shapes(size)]
     twin, flops = twin_of(prepared.network, parameter=Tensor.detach, buffer=torch.clone), list[int]()
+    assert prepared.cuts is not None
     for given in (nullcontext(), cut.giving(twin, kept, size)):
-        with randomness_kept(), torch.no_grad(), FlopCounterMode(display=False) as counter, given:
+        counter = FlopCounterMode(display=False)
+        with randomness_kept(), torch.no_grad(), prepared.cuts.computing(), counter, given:
             twin(inputs)
         flops.append(counter.get_total_flops())
     return (flops[0] - flops[1]) / size.examples

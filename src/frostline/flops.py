@@ -75,14 +75,14 @@ class Counting:
         module: What trains; it, and what it holds, stays as it is.
         plan: What trains when.
         batch: Examples as training sees them.
-        lower: The type of 16 bits that mixed precision lets the network compute in; None in float32.
+        autocast: The type that mixed precision lets the network compute in beside float32; None for no other.
         linear: Whether a step's FLOPs were found to be the same for every example; None before that was looked at.
     """
 
     module: Training
     plan: Plan
     batch: Batch
-    lower: torch.dtype | None = None
+    autocast: torch.dtype | None = None
     linear: bool | None = field(default=None, init=False)
 
     def of(self, phase: Phase, *, examples: int) -> Count:
@@ -94,7 +94,8 @@ class Counting:
         most = min(examples, len(self.batch.places))
         counts = [self._step(phase, min(FEWEST, most))]
         for size in range(FEWEST + 1, min(FEWEST + 2, most) + 1):
-            if not self.linear:
+            rounded = self.autocast is not None and size == FEWEST + 1  # rounded weights are kept, whatever the batch
+            if rounded or not self.linear:
                 counts.append(self._step(phase, size))
                 self.linear = all(_proportional(counts[0].work, each.work, size) for each in counts[1:])
         if len(counts) > 1 or most <= FEWEST:
@@ -105,7 +106,7 @@ class Counting:
         """Return what one step takes with the first examples of the batch."""
         with randomness_kept():
             few = Batch(*(moved(part, self.module.device) for part in self.batch.part(slice(examples))))
-            return _counted(_still(self.module, self.plan, phase), self.plan.stages, few, self.lower)
+            return _counted(_still(self.module, self.plan, phase), self.plan.stages, few, self.autocast)
 
 
 def _still(module: Training, plan: Plan, phase: Phase) -> Training:
@@ -126,10 +127,10 @@ def set_phase(network: nn.Module, plan: Plan, phase: Phase) -> None:
         part.training = phase.modes.get(name, True)
 
 
-def _counted(twin: Training, stages: Sequence[Stage], batch: Batch, lower: torch.dtype | None) -> Count:
+def _counted(twin: Training, stages: Sequence[Stage], batch: Batch, autocast: torch.dtype | None) -> Count:
     tally, places = Tally(twin.network, stages), set(_storages(batch))
     with tally, torch.enable_grad(), _saving(twin, places) as saved:
-        with computing_in(lower, twin.device):
+        with computing_in(autocast, twin.device):
             loss = twin.loss(batch) + twin.penalty()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]

@@ -4,24 +4,24 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""Lightning's names, and the type that its autocast computes in."""
+MIXED = "bf16-mixed"
+"""Lightning's name of the mixed precision that is known here; `16-mixed` scales its loss, and is this one on a CPU."""
 
 
-def lower_precision(name: object) -> torch.dtype | None:
-    """Return the type of 16 bits that a trainer of this precision lets a network compute in; None where there is none.
+def autocast_of(precision: object) -> torch.dtype | None:
+    """Return the type that a trainer of this precision lets a network compute in beside float32; None for no other.
 
     Args:
-        name: Lightning's name of the precision, or None for its default.
+        precision: Lightning's name of it, or None for its default.
     """
-    return _MIXED.get(str(name))
+    return torch.bfloat16 if precision == MIXED else None
 
 
-def is_single(name: object) -> bool:
+def is_single(precision: object) -> bool:
     """Tell whether a trainer of this precision computes in float32 alone."""
-    return str(name or 32) in ("32", "32-true")
+    return str(precision or 32) in ("32", "32-true")
 
 
-def computing_in(lower: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
+def computing_in(autocast: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
     """Let a network compute as it does in Lightning's steps: weights are cast at each use, as these may change."""
-    return nullcontext() if lower is None else torch.autocast(device.type, dtype=lower, cache_enabled=False)
+    return nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast, cache_enabled=False)

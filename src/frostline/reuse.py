@@ -16,7 +16,7 @@ from frostline.errors import RequestError
 from frostline.freeze.strategy import Solution
 from frostline.objectives.objective import Objective
 from frostline.plan import Plan
-from frostline.precision import is_single, lower_precision
+from frostline.precision import autocast_of, is_single
 from frostline.processes import processes_of
 
 _LIGHTNING = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.")
@@ -55,7 +55,7 @@ def cuts_for(
         folder=cache_folder() / "activations",
         limit=int(cfg.cache_limit_gb * 1e9),
         recipe=json.dumps([plain(cfg.model), cfg.objective["_target_"], cfg.channels_last], default=str),
-        lower=lower_precision(cfg.trainer.get("precision")),
+        autocast=autocast_of(cfg.trainer.get("precision")),
         obstacle=_in_the_way_of_a_cut(cfg),
     )
     if cfg.cache == "require":
@@ -73,7 +73,7 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
         "activation_checkpointing runs the network's parts again": cfg.activation_checkpointing,
         "averaging lets other weights stand for the network's": cfg.averaging is not None,
         f"trainer.precision={precision} is not that of what is kept": not (
-            is_single(precision) or lower_precision(precision)
+            is_single(precision) or autocast_of(precision)
         ),
         f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),
         "trainer.plugins may compute in another precision": bool(trainer.get("plugins")),

@@ -12,13 +12,15 @@ from frostline.prepare import Prepared
 ROOM = 1_000_000_000
 """Bytes of weights beyond which no more runs wait; they are prepared again when their turn comes."""
 
+_Place = tuple[str, str, tuple[int, ...]]
+
 
 class Waiting:
     """Prepared runs, by arm, whose equal tensors are one as long as they wait."""
 
     def __init__(self) -> None:
         self._runs: dict[str, Prepared] = {}
-        self._tensors: dict[tuple[str, str], Tensor] = {}
+        self._tensors: dict[_Place, Tensor] = {}
         self._batches: dict[str, Batch] = {}
 
     def hold(self, arm: str, prepared: Prepared) -> None:
@@ -66,11 +68,11 @@ class Waiting:
         return [tensor for place, tensor in _known(prepared) if place not in self._tensors]
 
 
-def _known(prepared: Prepared) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    """Yield the tensors of a network that were there before a strategy added any, by name and hash."""
+def _known(prepared: Prepared) -> Iterator[tuple[_Place, Tensor]]:
+    """Yield the tensors of a network that were there before a strategy added any, by name, hash and layout."""
     for name, tensor in prepared.network.state_dict(keep_vars=True).items():
         if found := prepared.fingerprints.get(plain_name(name)):
-            yield (plain_name(name), found), tensor
+            yield (plain_name(name), found, tensor.stride()), tensor
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

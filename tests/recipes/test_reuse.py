@@ -129,6 +129,7 @@ def test_a_run_that_is_given_what_was_kept_is_the_run_that_computes_it(asked, wo
         pytest.param((*DIGITS, "freeze=last_k"), id="last_k", marks=pytest.mark.slow),
         pytest.param((*DIGITS, *RESNET18, "freeze=last_k"), id="resnet18", marks=pytest.mark.slow),
         pytest.param((*TEXTS, "freeze=last_k"), id="text", marks=pytest.mark.slow),
+        pytest.param((*TEXTS, LAST_OUTPUT, "freeze=schedule"), id="text, in part"),
         pytest.param((*DIGITS, "freeze=ridge"), id="ridge"),
     ],
 )

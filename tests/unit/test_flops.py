@@ -50,6 +50,15 @@ def counting(rig: Rig, batch: Batch | None = None) -> Counting:
     return Counting(module=rig.module, plan=rig.plan, batch=batch or examples())
 
 
+def test_weights_that_are_rounded_for_the_backward_pass_do_not_grow_with_the_batch() -> None:
+    """Also in a phase after one whose FLOPs were found to grow with it."""
+    rig = Rig(LastK(k=2), epochs=1, optimizer=SGD)
+    (phase,) = rig.plan.phases
+    count = Counting(module=rig.module, plan=rig.plan, batch=examples(), autocast=torch.bfloat16)
+    for _ in range(2):
+        assert count.of(phase, examples=8).activations == count._step(phase, 8).activations
+
+
 @pytest.mark.parametrize("strategy", NEEDED)
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_each_stage_computes_what_the_strategy_needs_of_it(strategy: str, size: int) -> None:

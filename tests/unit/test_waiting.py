@@ -41,6 +41,15 @@ def test_what_is_equal_is_held_once_and_given_back_as_its_own() -> None:
     assert places(arms["lora"]).isdisjoint(places(arms["head"]) | places(arms["full"]))
 
 
+def test_what_lies_otherwise_in_memory_is_not_taken_for_equal() -> None:
+    held = Waiting()
+    for layout in ("false", "true"):
+        held.hold(layout, run("freeze=head", f"channels_last={layout}"))
+    for layout, lies in (("false", torch.contiguous_format), ("true", torch.channels_last)):
+        maps = [tensor for tensor in state(held.take(layout)).values() if tensor.ndim == 4]
+        assert all(tensor.is_contiguous(memory_format=lies) for tensor in maps)
+
+
 def test_one_seed_has_one_first_batch() -> None:
     held = Waiting()
     for arm in ("head", "full"):

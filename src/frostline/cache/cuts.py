@@ -71,7 +71,7 @@ class Cuts:
         folder: Where what is kept lies.
         limit: How many bytes may lie there.
         recipe: What the network was built from, in words that tell it from any other.
-        lower: The type of 16 bits that mixed precision lets the network compute in; None in float32.
+        autocast: The type that mixed precision lets the network compute in beside float32; None for no other.
         obstacle: What in the config stands in the way of any cut, or nothing.
     """
 
@@ -83,9 +83,9 @@ class Cuts:
     folder: Path
     limit: int
     recipe: str
-    lower: torch.dtype | None = None
+    autocast: torch.dtype | None = None
     obstacle: str = ""
-    _found: dict[tuple[int, tuple[str, ...], frozenset[str]], Cut | str] = field(default_factory=dict, init=False)
+    _found: dict[Hashable, Cut | str] = field(default_factory=dict, init=False)
 
     def of(self, plan: Plan, phase: Phase) -> Cut:
         """Return where the network is cut in a phase: behind whole stages, or within the next where that spares more.
@@ -160,14 +160,9 @@ class Cuts:
             cut, self.network, plan.stages, self.data, at_once=self.at_once, known=self.known, recipe=self._recipe
         )
 
-    @property
-    def step(self) -> float:
-        """What mixed precision rounds to, as a share; 0 in float32."""
-        return 0.0 if self.lower is None else torch.finfo(self.lower).eps
-
     def computing(self) -> AbstractContextManager[None]:
         """Let the network compute in the precision of training."""
-        return computing_in(self.lower, self._device)
+        return computing_in(self.autocast, self._device)
 
     def at_once(self, split: Split) -> int:
         """Return of how many examples of a split what is kept is computed at once; a GPU computes a batch of training.
@@ -270,7 +265,7 @@ class Cuts:
 
     def _cut(self, plan: Plan, phase: Phase, parts: tuple[str, ...]) -> Cut | str:
         trains = frozenset(name for name, training in phase.modes.items() if training)
-        place = (plan.frozen_prefix(phase), parts, trains)
+        place = (plan.frozen_prefix(phase), parts, trains, self._device.type)  # each rounds other layers to 16 bits
         if place not in self._found:
             self._found[place] = self._search(plan, phase, parts)
         return self._found[place]
@@ -290,7 +285,7 @@ class Cuts:
         where = (plan.stages, plan.frozen_prefix(phase), phase.modes)
         try:
             with self.computing():
-                return find_cut(self.network, *where, parts=parts, batch=placed, judge=self.judge, step=self.step)
+                return find_cut(self.network, *where, parts=parts, batch=placed, judge=self.judge)
         except NotExact as reason:
             return str(reason)
 
@@ -308,7 +303,7 @@ class Cuts:
     @property
     def _recipe(self) -> str:
         """What the network was built from, and what it computes in."""
-        return f"{self.recipe} {self.lower}"
+        return f"{self.recipe} {self.autocast}"
 
     @property
     def _device(self) -> torch.device:

@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -51,7 +50,6 @@ def find_cut(
     parts: Sequence[str] = (),
     batch: Batch,
     judge: Judge,
-    step: float = 0.0,
 ) -> Cut:
     """Find how the network can do without computing what comes first in it, and prove it on examples.
 
@@ -65,7 +63,6 @@ def find_cut(
         parts: Names of modules of the stage after these that are to be below, too.
         batch: `EXAMPLES` examples, as training sees them.
         judge: What must come out the same.
-        step: What mixed precision rounds to, as a share; 0 in float32.
 
     Raises:
         NotExact: It cannot; the sentence says why.
@@ -78,7 +75,7 @@ def find_cut(
     with randomness_kept():
         twin = twin_of(network, parameter=Tensor.detach, buffer=torch.clone)
         place, above = Cut(depth=depth, modules=below, calls=()), _without(parts, stages[depth:])
-        search = _Search(twin, stages, place, modes, batch, judge, above=above, step=step)
+        search = _Search(twin, stages, place, modes, batch, judge, above=above)
         try:
             return search.tail(above[0] if len(above) == 1 else None) or search.cut()
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:  # whatever a network says
@@ -133,7 +130,6 @@ class _Search:
         judge: Judge,
         *,
         above: tuple[str, ...],
-        step: float,
     ) -> None:
         self._network = network
         self._stages = stages
@@ -143,7 +139,6 @@ class _Search:
         self._judge = judge
         self._size = size_of(batch.inputs)
         self._above = above
-        self._nearly = partial(nearly, step=step)
 
     def tail(self, name: str | None) -> Cut | None:
         """Return the cut that leaves one module of the network to be run, None where that is not the same."""
@@ -174,10 +169,11 @@ class _Search:
         """
         if self._moves_below() or not self._same(found, self._batch.inputs):
             raise NotExact("what the frozen part gives for an example is not always the same")
-        if not self._is_of_each_alone(found):
-            raise NotExact("what the frozen part gives for an example depends on the others of its batch")
-        if not self._is_of_its_own_tensors(found):
-            raise NotExact("what the frozen part gives depends on weights outside of it")
+        with torch.autocast(self._batch.places.device.type, enabled=False):  # rounding to 16 bits would hide a little
+            if not self._is_of_each_alone(found):
+                raise NotExact("what the frozen part gives for an example depends on the others of its batch")
+            if not self._is_of_its_own_tensors(found):
+                raise NotExact("what the frozen part gives depends on weights outside of it")
         return replace(self._billed(found), blind=self._blind(found))
 
     def _billed(self, found: Cut) -> Cut:
@@ -217,7 +213,7 @@ class _Search:
         kept = found.taken(self._network, self._batch.inputs)
         with _changed(self._network, but=own):
             again = found.taken(self._network, self._batch.inputs)
-        return all(self._nearly(*pair) for pair in zip(kept, again, strict=True))
+        return all(nearly(*pair) for pair in zip(kept, again, strict=True))
 
     def _is_of_each_alone(self, found: Cut) -> bool:
         """Tell whether what is kept of an example is the same without the others, and without any padding."""
@@ -225,7 +221,7 @@ class _Search:
         together = found.taken(self._network, self._batch.inputs)
         for place, inputs in enumerate(_each_alone(self._batch)):
             for whole, (row,) in zip(together, found.taken(self._network, inputs), strict=True):
-                if not self._nearly(whole[place][tuple(slice(side) for side in row.shape)], row):
+                if not nearly(whole[place][tuple(slice(side) for side in row.shape)], row):
                     return False
         return True
 

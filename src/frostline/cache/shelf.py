@@ -40,6 +40,17 @@ class Shape:
         """What it takes in storage."""
         return prod(self.sides) * self.dtype.itemsize
 
+    def laid_out(self, flat: Tensor) -> Tensor:
+        """Return a tensor of one side as one of this shape, with nothing copied."""
+        if self.channels_last:
+            rows, channels, *place = self.sides
+            return flat.view(rows, *place, channels).movedim(-1, 1)
+        return flat.view(self.sides)
+
+    def zeros(self, device: torch.device) -> Tensor:
+        """Return a tensor of this shape that holds nothing yet."""
+        return self.laid_out(torch.zeros(prod(self.sides), dtype=self.dtype, device=device))
+
 
 class Shelf:
     """Entries in a folder, each a folder of files that are mapped into memory.
@@ -219,8 +230,4 @@ def _take_room(file: int, size: int) -> None:
 
 def _mapped(file: Path, shape: Shape, *, shared: bool) -> Tensor:
     """Map a file into memory; what is not shared is never written back."""
-    flat = torch.from_file(str(file), shared=shared, size=prod(shape.sides), dtype=shape.dtype)
-    if shape.channels_last:
-        rows, channels, *place = shape.sides
-        return flat.view(rows, *place, channels).movedim(-1, 1)
-    return flat.view(shape.sides)
+    return shape.laid_out(torch.from_file(str(file), shared=shared, size=prod(shape.sides), dtype=shape.dtype))

@@ -133,7 +133,7 @@ class Stock:
     def _fill(self, cut: Cut, split: str, view: int, tensors: Sequence[Tensor]) -> None:
         """Compute what is kept of all examples of a split."""
         drawn, begun = self._cuts.data.drawn(split), perf_counter()
-        with randomness_kept(), evaluating(self._cuts.network), self._cuts.computing():
+        with randomness_kept(), evaluating(self._cuts.network):
             for batch in self._cuts.data.in_order(drawn, view=view, at_once=self._cuts.at_once(drawn)):
                 if self._hurried():
                     raise Hurried
@@ -151,9 +151,11 @@ class Stock:
             NotExact: It is not as large as it was when the cut was found.
         """
         inputs = moved(batch.inputs, self._device)
-        taken = cut.taken(self._cuts.network, inputs)
-        if [tuple(tensor.shape) for tensor in taken] != [shape.sides for shape in cut.shapes(size_of(inputs))]:
-            raise NotExact("what the frozen part gives is not of one size for all examples")
+        with self._cuts.computing():
+            taken = cut.taken(self._cuts.network, inputs)
+        shapes = [(shape.sides, shape.dtype) for shape in cut.shapes(size_of(inputs))]
+        if [(tuple(tensor.shape), tensor.dtype) for tensor in taken] != shapes:
+            raise NotExact("what the frozen part gives is not of one size and type for all examples")
         return taken
 
     def _is_right(self, cut: Cut, name: str, split: str, view: int, tensors: Sequence[Tensor]) -> bool:
@@ -165,9 +167,9 @@ class Stock:
         if entry in _RIGHT and not is_watched(self._cuts.network):
             return True
         drawn = self._cuts.data.drawn(split)
-        first = view * len(drawn)
-        batch = drawn.__getitems__(range(first, first + min(EXAMPLES, len(drawn))))
-        with randomness_kept(), evaluating(self._cuts.network), self._cuts.computing():
+        first, count = view * len(drawn), EXAMPLES if self._cuts.autocast is None else self._cuts.at_once(drawn)
+        batch = drawn.__getitems__(range(first, first + min(count, len(drawn))))  # 16 bits round as in that batch
+        with randomness_kept(), evaluating(self._cuts.network):
             taken = self._taken(cut, batch)
         size, mask = size_of(batch.inputs), mask_of(batch.inputs)
         rows = [_beginning(tensor[batch.places], leaf, size) for tensor, leaf in _leaves(cut, tensors)]
@@ -175,7 +177,7 @@ class Stock:
             [without_padding(each, mask) for each in (there.cpu(), here)]
             for there, here in zip(taken, rows, strict=True)
         ]
-        right = all(nearly(*pair, step=self._cuts.step) for pair in both)
+        right = all(nearly(*pair) for pair in both)
         _RIGHT.update([entry] if right else [])
         return right
 

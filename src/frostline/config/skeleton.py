@@ -30,8 +30,8 @@ class Pretrain:
         min_coverage: The share of the backbone's parameters that `init_from` must carry.
         compile: A backend of torch.compile, such as `inductor`, to compile the network with.
         activation_checkpointing: Whether the body's activations are computed again in the backward pass, not kept.
-        channels_last: Whether images and what becomes of them lie in memory pixel by pixel, all channels of one side
-            by side; many processors convolve faster so, and sums differ in their last bits.
+        channels_last: Whether convolutions have their weights, and so the maps that they give, in memory with the
+            channels last; many processors convolve faster so, and sums differ in their last bits.
         experiment_name: The MLflow experiment that the run is logged to.
     """
 

@@ -52,7 +52,9 @@ class TakingAlong(Checkpoint):
     """
 
     def __init__(self, prepared: Prepared, others: Sequence[Prepared], *, beginnings: Beginnings, arm: str) -> None:
+        assert prepared.cuts is not None
         self._prepared = prepared
+        self._cuts = prepared.cuts
         self._asked = others
         self._beginnings = beginnings
         self._arm = arm
@@ -84,7 +86,8 @@ class TakingAlong(Checkpoint):
             self._others += others_of(company, runs)
         for other in self._others:
             self._freezing.rule(other.optimizer)
-        self._heads = Heads(self._prepared.network, [other.parameters for other in self._others])
+        owned = [other.parameters for other in self._others]
+        self._heads = Heads(self._prepared.network, owned, computing=self._cuts.computing)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -94,8 +97,7 @@ class TakingAlong(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the epoch of the others; before the last one, leave them."""
-        assert self._prepared.cuts is not None
-        with self._beside(), self._prepared.cuts.computing():
+        with self._beside():
             if self._heads is not None:
                 self._epoch(trainer, trainer.current_epoch)
 
@@ -124,7 +126,8 @@ class TakingAlong(Checkpoint):
     def _look(self, seen: Sequence[Seen]) -> None:
         assert self._heads is not None
         for place, batch, outputs in self._heads.look(seen):
-            self._others[place].prepared.module.measure(outputs, batch, "val")
+            with self._cuts.computing():
+                self._others[place].prepared.module.measure(outputs, batch, "val")
 
     @contextmanager
     def _beside(self) -> Iterator[None]:
@@ -162,7 +165,7 @@ class TakingAlong(Checkpoint):
             )
 
     def let_go(self) -> None:
-        """Give the others back as they were; whoever has begun this run does so when it is over, however it ends."""
+        """Give the others their parameters back; whoever began this run does so when it is over, however it ends."""
         if self._heads is not None:
             self._heads.let_go()
         for other in self._others:
