@@ -186,6 +186,7 @@ class RunRecord:
             last = max(step for step, _ in points)
             self.logged[key] = max(self.logged.get(key, -1), last)
             self.taken_over = max(self.taken_over, last)
+        self.flush()  # no checkpoint of this run holds it
 
     def flush(self) -> None:
         """Write the metrics gathered so far."""

@@ -265,11 +265,13 @@ class Cuts:
 
     def _cut(self, plan: Plan, phase: Phase, parts: tuple[str, ...]) -> Cut | str:
         trains = frozenset(name for name, training in phase.modes.items() if training)
-        place = (plan.frozen_prefix(phase), parts, trains, self._device.type)  # each rounds other layers to 16 bits
+        where = self._device.type if self.autocast else ""  # each kind of device rounds other layers to 16 bits
+        place = (plan.frozen_prefix(phase), parts, trains, where)
         if place not in self._found:
             self._found[place] = self._search(plan, phase, parts)
         return self._found[place]
 
+    @torch.inference_mode(mode=False)  # Lightning evaluates in that mode, in which no gradient tells who looks at what
     def _search(self, plan: Plan, phase: Phase, parts: tuple[str, ...]) -> Cut | str:
         """Return a cut, or why there is none; a network like one that this process has proved it on is not asked."""
         batch = self._examples()

@@ -128,3 +128,13 @@ def test_maps_are_kept_as_the_network_lays_them_out_and_rounds_them(
     assert isinstance(found, Cut)
     (shape,) = found.shapes(Size(3, 0))
     assert (shape.channels_last, shape.dtype) == (innermost, dtype)
+
+
+def test_a_cut_that_is_first_asked_for_while_lightning_evaluates_is_the_same(proofs: list[object]) -> None:
+    prepared = prepare(compose("finetune", [*ASKED, "freeze=last_k"]), "finetune")
+    assert prepared.cuts is not None
+    with torch.inference_mode():
+        found = prepared.cuts.of(prepared.plan, prepared.plan.phases[0])
+    assert len(proofs) == 1
+    cuts._PROVED.clear()
+    assert found == cut("freeze=last_k")
