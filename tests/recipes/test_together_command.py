@@ -119,28 +119,6 @@ def test_each_run_is_the_run_made_alone(
         assert with_first == (runs["a_first", seed].info.run_id if arm in ALONG else None)
 
 
-def test_heads_in_mixed_precision_train_together_in_that_precision(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What 16 bits round is not to the last bit what it is alone: of 8 significant ones, one is off here and there."""
-    learning, dtypes = Other.learn, set[torch.dtype]()
-
-    def noticing(other: Other, batch: object, outputs: Tensor, loss: Tensor) -> None:
-        dtypes.add(outputs.dtype)
-        learning(other, batch, outputs, loss)
-
-    monkeypatch.setattr(Other, "learn", noticing)
-    mixed, arms = "trainer.precision=bf16-mixed", {arm: ARMS[arm] for arm in ("a_first", "c_slower")}
-    folder = study(pretrain=None, reference="a_first", base=[*BASE, mixed], arms=arms, seeds=[0])
-    said = workplace.frostline("study", folder)
-    assert said.code == 0, said.err
-    assert dtypes == {torch.bfloat16}
-    elsewhere = Elsewhere(workplace)
-    alone = elsewhere.alone(ARMS["c_slower"], "0", mixed)
-    ours, theirs = history(workplace, by_arm(workplace)["c_slower", "0"]), history(elsewhere, alone)
-    assert [v for _, v in ours["val/loss"]] == pytest.approx([v for _, v in theirs["val/loss"]], rel=0.05)
-
-
 def test_what_training_together_took_is_divided_among_those_who_were_taken_along(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +157,7 @@ def test_the_record_of_the_study_says_who_trained_together(workplace: Workplace)
     [
         ["cache=off"],
         ["trainer.gradient_clip_val=1.0"],
+        ["trainer.precision=bf16-mixed"],
         *(pytest.param(base, marks=pytest.mark.slow) for base in SELDOM),
     ],
     ids=" ".join,

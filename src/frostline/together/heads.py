@@ -1,7 +1,6 @@
 """The heads of several networks, stacked, and what they give for the batches that each sees, in one vectorised pass."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,18 +64,10 @@ class Heads:
     Args:
         network: A network with such a head, whose frozen part is that of all.
         owned: Of each head, the parameters by name.
-        computing: Lets a network compute in the precision of training.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        owned: Sequence[Mapping[str, nn.Parameter]],
-        *,
-        computing: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
+    def __init__(self, network: nn.Module, owned: Sequence[Mapping[str, nn.Parameter]]) -> None:
         self._network = network
-        self._computing = computing
         self._owned = owned
         self._before = [{name: parameter.detach().clone() for name, parameter in own.items()} for own in owned]
         self._stack = {name: torch.stack([own[name].detach() for own in owned]) for name in owned[0]}
@@ -132,10 +123,9 @@ class Heads:
         def computed(parameters: dict[str, Tensor], content: tuple[Any, ...]) -> Any:
             rows, targets, *inputs = content
             batch = first.batch._replace(targets=targets, inputs=inputs[0] if inputs else first.batch.inputs)
-            with self._computing():
-                with first.cut.giving(self._network, rows, size_of(batch.inputs)):
-                    outputs = functional_call(self._network, parameters, (batch.inputs,))
-                return compute(outputs, batch)
+            with first.cut.giving(self._network, rows, size_of(batch.inputs)):
+                outputs = functional_call(self._network, parameters, (batch.inputs,))
+            return compute(outputs, batch)
 
         first = seen[0]
         if len(seen) == 1:

@@ -11,6 +11,7 @@ from frostline.beginnings import is_known_beforehand
 from frostline.cache.cuts import NotKept
 from frostline.config.effective import WITHOUT_EFFECT, plain, signature
 from frostline.plan import Plan
+from frostline.precision import is_single
 from frostline.prepare import Prepared
 
 FEWEST_EPOCHS = 3
@@ -64,6 +65,7 @@ def takes_others(prepared: Prepared) -> bool:
         return False
     cfg, plan = prepared.cfg, prepared.plan
     own_ways = [cfg.stopping, cfg.regularizer, cfg.trainer.get("gradient_clip_val")]
+    own_ways.append(not is_single(cfg.trainer.get("precision")))  # 16 bits are rounded otherwise in a stack
     if (
         any(own_ways)
         or not _validates_by_the_epoch(cfg.trainer)

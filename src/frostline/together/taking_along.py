@@ -52,9 +52,7 @@ class TakingAlong(Checkpoint):
     """
 
     def __init__(self, prepared: Prepared, others: Sequence[Prepared], *, beginnings: Beginnings, arm: str) -> None:
-        assert prepared.cuts is not None
         self._prepared = prepared
-        self._cuts = prepared.cuts
         self._asked = others
         self._beginnings = beginnings
         self._arm = arm
@@ -86,8 +84,7 @@ class TakingAlong(Checkpoint):
             self._others += others_of(company, runs)
         for other in self._others:
             self._freezing.rule(other.optimizer)
-        owned = [other.parameters for other in self._others]
-        self._heads = Heads(self._prepared.network, owned, computing=self._cuts.computing)
+        self._heads = Heads(self._prepared.network, [other.parameters for other in self._others])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -126,8 +123,7 @@ class TakingAlong(Checkpoint):
     def _look(self, seen: Sequence[Seen]) -> None:
         assert self._heads is not None
         for place, batch, outputs in self._heads.look(seen):
-            with self._cuts.computing():
-                self._others[place].prepared.module.measure(outputs, batch, "val")
+            self._others[place].prepared.module.measure(outputs, batch, "val")
 
     @contextmanager
     def _beside(self) -> Iterator[None]:
