@@ -22,7 +22,7 @@ from frostline.config.build import build
 from frostline.cost import Meter, held_bytes
 from frostline.data.order import randomness_kept
 from frostline.engine import Freezing
-from frostline.estimate import counted
+from frostline.estimate import estimated
 from frostline.flops import kind_of
 from frostline.forecast import Forecast, Pace, Spell
 from frostline.freeze.full import Full
@@ -50,7 +50,7 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
     """
     keep_freed_memory()
     leave_new_memory_unfilled()
-    forecast, begun = counted(prepared), perf_counter()
+    forecast, begun = estimated(prepared), perf_counter()
     if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.instead is not None:
         return forecast.at(None, resident=held_bytes(on_gpu=False), on_gpu=False)
     watches, reading = list[Stopwatch](), _reading(prepared)

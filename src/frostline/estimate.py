@@ -14,7 +14,6 @@ from frostline.flops import Count, Counting, Work, kind_of
 from frostline.forecast import Forecast, Memory, Spell
 from frostline.modules import Training
 from frostline.plan import Phase, Plan
-from frostline.precision import autocast_of
 from frostline.prepare import Prepared, batches_seen
 from frostline.processes import processes_of
 
@@ -25,7 +24,7 @@ _COUNTED: dict[str, Count] = {}
 """What a step takes, of all that this process has counted: the arms and seeds of a study have many in common."""
 
 
-def counted(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
+def estimated(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
     """Return what a run takes in FLOPs and memory; nothing of it is touched, and nothing is drawn.
 
     Args:
@@ -85,8 +84,7 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
 def _counts(prepared: Prepared, phases: Sequence[Phase], *, most: int) -> dict[Hashable, Count]:
     """Count a step of so many kinds of phases, of the extremes first; the others are as what trains as much."""
     plan = prepared.plan
-    autocast = autocast_of(prepared.cfg.trainer.get("precision"))
-    counting = Counting(module=prepared.module, plan=plan, batch=prepared.first, autocast=autocast)
+    counting = Counting(module=prepared.module, plan=plan, batch=prepared.first, autocast=prepared.autocast)
     kinds = {kind_of(phase): phase for phase in phases}
     trainable = {kind: plan.trainable(phase) for kind, phase in kinds.items()}
     ordered = sorted(kinds, key=trainable.__getitem__)

@@ -17,7 +17,7 @@ from frostline.instruments import Instruments
 from frostline.nn.batch_statistics import reestimate
 from frostline.nn.ridge import Matrix, linear_head, solutions
 from frostline.objectives.objective import scalars
-from frostline.precision import autocast_of, computing_in
+from frostline.precision import computing_in
 from frostline.prepare import Prepared
 
 
@@ -49,7 +49,7 @@ def _reestimate(prepared: Prepared, instead: Reestimation, meter: Meter, device:
     """Take the statistics of normalisation layers anew from the training examples."""
     batches = prepared.data.reference_dataloader()
     placed = ((moved(batch.inputs, device), len(batch.places)) for batch in batches)
-    with meter.measuring():
+    with meter.measuring(), computing_in(prepared.autocast, device):
         reestimate(prepared.network, placed, pseudo_count=instead.pseudo_count)
 
 
@@ -116,13 +116,12 @@ class _Probe:
         """Yield what the head is given of each batch of a split, as evaluation shows it."""
         data, taken = self._prepared.data, list[Tensor]()
         giving = self._giving.get(split, _computing)
-        autocast = autocast_of(self._prepared.cfg.trainer.get("precision"))
         network = self._prepared.network.eval()
         hook = self._head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
         try:
             for batch in data.reference_dataloader() if split == "train" else data.val_dataloader():
                 placed = Batch(*(moved(part, self._device) for part in batch))
-                with giving(placed), computing_in(autocast, self._device):
+                with giving(placed), computing_in(self._prepared.autocast, self._device):
                     network(placed.inputs)
                 seen = batch._replace(inputs=None)  # many images would not fit into memory at once
                 yield _Seen(batch=seen, features=taken.pop().double().cpu().numpy())

@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-MIXED = "bf16-mixed"
-"""Lightning's name of the mixed precision that is known here; `16-mixed` scales its loss, and is this one on a CPU."""
+MIXED = ("bf16-mixed", "bf16")
+"""Lightning's names of the mixed precision that is known here; `16-mixed`, for a GPU alone, scales its loss."""
 
 
 def autocast_of(precision: object) -> torch.dtype | None:
@@ -14,7 +14,7 @@ def autocast_of(precision: object) -> torch.dtype | None:
     Args:
         precision: Lightning's name of it, or None for its default.
     """
-    return torch.bfloat16 if precision == MIXED else None
+    return torch.bfloat16 if precision in MIXED else None
 
 
 def is_single(precision: object) -> bool:

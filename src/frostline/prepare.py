@@ -27,9 +27,11 @@ from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
 from frostline.nn.adapters import Attached, attach, plain_name
 from frostline.nn.backbone import Backbone
+from frostline.nn.channels_last import lay_channels_last
 from frostline.nn.stages import Stage
 from frostline.optim.partition import outline, partition
 from frostline.plan import Plan, as_text
+from frostline.precision import autocast_of
 from frostline.processes import processes_of
 from frostline.record import Tracking
 from frostline.refusals import (
@@ -96,6 +98,11 @@ class Prepared:
         """The network, with the carried weights in."""
         return self.module.network
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type that mixed precision lets the network compute in beside float32; None for no other."""
+        return autocast_of(self.cfg.trainer.get("precision"))
+
 
 def open_store(cfg: DictConfig) -> Store:
     """Connect to the MLflow experiment that the config names."""
@@ -133,8 +140,8 @@ def prepare(
     given = _ingredients(cfg, store)
     _draw(given.data, given.model, cfg)
     start = _initial(cfg, given, initials, prefix=None if awaited else cfg.init_prefix)
-    if cfg.channels_last:  # a convolution gives what is laid out as its weights are, whatever it is given
-        start.network.to(memory_format=torch.channels_last)
+    if cfg.channels_last:
+        lay_channels_last(start.network)
     plan, attached = _plan(cfg, verb, start, given.data)
     unfilled = frozenset() if awaited else _unfilled(start.carried, plan.stages[-1], given)
     _refuse_a_wrong_plan(verb, plan, start, given, unfilled)

@@ -72,6 +72,14 @@ def _refuse_another_average(cfg: DictConfig) -> None:
         )
 
 
+def _refuse_what_no_processor_computes(cfg: DictConfig) -> None:
+    """Refuse what Lightning would exchange for another precision, while the record named the one asked for."""
+    accelerator, precision = cfg.trainer.get("accelerator") or "auto", cfg.trainer.get("precision")
+    on_processor = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if on_processor and str(precision) in ("16", "16-mixed"):
+        raise RequestError(f"trainer.precision={precision}: is for a GPU; choose trainer.precision=bf16-mixed instead")
+
+
 def _refuse_optimizer(cfg: DictConfig) -> None:
     """Let the optimizer check its own ranges, before anything is read or built that takes long."""
     if cfg.optimizer.get("differentiable"):
@@ -176,6 +184,7 @@ OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (
     _refuse_other_lengths,
     _refuse_another_logger,
     _refuse_another_average,
+    _refuse_what_no_processor_computes,
     _refuse_optimizer,
 )
 """Checks of a config alone, which read no data and build no network."""

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from frostline.config.effective import plain
 from frostline.dossier import REQUESTED, name_of, record_course, record_request, record_results, tags_of
 from frostline.errors import RequestError, goes_on_by
-from frostline.estimate import counted
+from frostline.estimate import estimated
 from frostline.instruments import Instruments
 from frostline.interruption import BEST, LAST, Continued
 from frostline.launch import launch
@@ -100,7 +100,7 @@ def _record(
     record = _opened(prepared, store, tags=tags, parent=parent, continued=continued)
     with goes_on_by("resume", record.run_id), record, quiet():
         _begin(prepared, store, record, tags=tags, continued=continued)
-        instruments, forecast = Instruments.of(prepared), counted(prepared, thrifty=True)
+        instruments, forecast = Instruments.of(prepared), estimated(prepared, thrifty=True)
         folder = folder_of(record.run_id)
         ended = False
         try:

@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 from workplace import FOREIGN, Workplace
 
 from frostline.nn.weights import read_weights
@@ -25,6 +26,17 @@ def test_only_statistics_move_and_the_audit_says_so(workplace: Workplace) -> Non
     assert metrics["cost/train_flops"] > 0
     assert metrics["cost/trainable_params"] == 0
     assert "train/loss" not in metrics
+
+
+def test_statistics_are_those_of_the_precision_that_is_asked_for(workplace: Workplace) -> None:
+    source = workplace.train("pretrain", "data.digits=[2,3]")
+    asked = ("data.digits=[2,3]", f"init_from={source}", "freeze=bn_stats", "freeze.pseudo_count=0")
+    runs = [workplace.train("finetune", *asked, f"trainer.precision={each}") for each in ("32-true", "bf16-mixed")]
+    single, mixed = (read_weights(workplace.store.fetch(i, "weights.safetensors")) for i in runs)
+    means = [name for name in single if name.endswith("running_mean")]
+    assert not any(single[name].equal(mixed[name]) for name in means)
+    for name in means:
+        torch.testing.assert_close(mixed[name], single[name], rtol=0.05, atol=0.05)
 
 
 def test_a_new_head_is_refused(workplace: Workplace) -> None:

@@ -13,7 +13,7 @@ from frostline.calibration import calibrated
 from frostline.checkpoint import weights_hash
 from frostline.config.compose import compose
 from frostline.data.images import ImageData
-from frostline.estimate import counted, outlook
+from frostline.estimate import estimated, outlook
 from frostline.flops import Count, Counting
 from frostline.plan import Phase
 from frostline.prepare import Prepared, open_store, prepare
@@ -57,8 +57,8 @@ def test_a_run_is_the_same_whether_or_not_it_was_forecast(workplace: Workplace, 
 
 
 def test_state_is_what_the_optimizer_keeps_of_what_trains(workplace: Workplace) -> None:
-    head = counted(request("freeze=head", "optimizer=sgd")).spells[0]
-    full = counted(request("freeze=full", "optimizer=adamw")).spells[0]
+    head = estimated(request("freeze=head", "optimizer=sgd")).spells[0]
+    full = estimated(request("freeze=full", "optimizer=adamw")).spells[0]
     assert head.memory.gradients == head.memory.state == 4 * head.trainable
     assert full.memory.gradients == 4 * full.trainable
     tensors = len(list(request("freeze=full").network.parameters()))
@@ -69,7 +69,7 @@ def test_a_step_is_counted_once_whatever_the_seed_rate_and_shots(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ("freeze=last_k", "data.batch_size=4")
-    first = counted(request(*asked, "data.shots=2"))
+    first = estimated(request(*asked, "data.shots=2"))
     step = Counting._step
     counting: list[int] = []
 
@@ -78,21 +78,21 @@ def test_a_step_is_counted_once_whatever_the_seed_rate_and_shots(
         return step(self, phase, examples)
 
     monkeypatch.setattr(Counting, "_step", noticing)
-    again = counted(request(*asked, "data.shots=3", "seed=5", "optimizer.lr=0.5"))
+    again = estimated(request(*asked, "data.shots=3", "seed=5", "optimizer.lr=0.5"))
     assert not counting
     assert again.spells[0].count == first.spells[0].count
-    counted(request(*asked, "data.shots=3", "data.image_size=16"))
+    estimated(request(*asked, "data.shots=3", "data.image_size=16"))
     assert counting, "larger images take more"
 
 
 def test_batches_and_examples_are_those_that_training_sees(workplace: Workplace) -> None:
     prepared = request("data.digits=[3,4,5]", "data.shots=3", "data.val_shots=3", "trainer.max_epochs=3")
-    (spell,) = counted(prepared).spells  # 9 examples in batches of 4: one left alone is left out
+    (spell,) = estimated(prepared).spells  # 9 examples in batches of 4: one left alone is left out
     assert (spell.batches, spell.examples) == (3 * 2, 3 * 8)
     limited = request("data.shots=2", "trainer.max_epochs=3", "trainer.limit_train_batches=2")
-    (spell,) = counted(limited).spells
+    (spell,) = estimated(limited).spells
     assert (spell.batches, spell.examples) == (3 * 2, 3 * 8)
-    assert counted(limited).evaluations == 10
+    assert estimated(limited).evaluations == 10
 
 
 def test_without_epochs_nothing_is_trained_or_timed(workplace: Workplace) -> None:
@@ -105,18 +105,18 @@ def test_what_has_still_to_be_decided_is_taken_for_all_that_trains_until_then(wo
     prepared = request("freeze=auto_rgn")
     (phase,) = outlook(prepared.plan)
     assert prepared.plan.trainable(phase) == sum(p.numel() for p in prepared.network.parameters())
-    assert [spell.settled for spell in counted(prepared).spells] == [False]
+    assert [spell.settled for spell in estimated(prepared).spells] == [False]
 
 
 def test_the_test_split_is_not_looked_at(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = request()
     monkeypatch.setattr(ImageData, "test_dataloader", None)
-    assert calibrated(prepared, seconds=0.1).tests > counted(prepared).evaluations
+    assert calibrated(prepared, seconds=0.1).tests > estimated(prepared).evaluations
 
 
 def test_what_was_compiled_is_counted_too(workplace: Workplace) -> None:
     prepared = request("compile=eager")
-    assert counted(prepared).flops == counted(request()).flops
+    assert estimated(prepared).flops == estimated(request()).flops
     assert isinstance(prepared.network, nn.Module)
 
 

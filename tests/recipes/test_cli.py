@@ -567,3 +567,10 @@ def test_a_run_that_no_plan_counts_is_refused(key: str, workplace: Workplace) ->
     said = workplace.frostline("finetune", *TINY, f"trainer.{key}")
     problem = f"trainer.{key.split('=')[0]}: a plan counts epochs and their steps; choose trainer.max_epochs and "
     assert (said.code, said.err) == (2, f"{problem}trainer.limit_train_batches instead\n")
+
+
+@pytest.mark.parametrize("asked", ["16", "16-mixed"])
+def test_a_precision_that_lightning_would_exchange_on_a_processor_is_refused(asked: str, workplace: Workplace) -> None:
+    said = workplace.frostline("finetune", *TINY, "trainer.accelerator=cpu", f"trainer.precision={asked}")
+    problem = f"trainer.precision={asked}: is for a GPU; choose trainer.precision=bf16-mixed instead\n"
+    assert (said.code, said.err) == (2, problem)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from frostline.batch import Batch
 from frostline.config.compose import compose, options
 from frostline.cost import Meter
-from frostline.estimate import counted
+from frostline.estimate import estimated
 from frostline.flops import ELSEWHERE, Counting, Work, kind_of
 from frostline.freeze.adaptive import Adaptive
 from frostline.freeze.full import Full
@@ -217,6 +217,6 @@ def test_every_static_strategy_takes_what_is_predicted(
     run = ["data.batch_size=6", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
     cfg = compose("finetune", [*asked, *run, "trainer.limit_test_batches=0", "trainer.accelerator=cpu"])
     prepared = prepare(cfg, "finetune")
-    predicted = counted(prepared).flops
+    predicted = estimated(prepared).flops
     assert predicted > 0
     assert predicted == measured(prepared, tmp_path / "run")

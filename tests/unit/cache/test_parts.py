@@ -19,7 +19,7 @@ from frostline.cache.cut import Cut, NotExact, size_of
 from frostline.cache.find_cut import find_cut, judge_of
 from frostline.cache.parts import parts_before, stage_in_part
 from frostline.config.compose import compose
-from frostline.estimate import counted
+from frostline.estimate import estimated
 from frostline.flops import set_phase
 from frostline.forecast import as_text
 from frostline.freeze.norm import Norm
@@ -211,7 +211,7 @@ def test_the_plan_says_which_parts_run_once() -> None:
     (told,) = run.cuts.told(run.plan)
     said = "stem to body2 and layer3.0, layer3.1 of body3 run once for each example; what that gives is kept: "
     assert told.startswith(f"epochs 0-9: {said}")
-    (line,) = [line for line in as_text(counted(run)).splitlines() if line.startswith("  body3")]
+    (line,) = [line for line in as_text(estimated(run)).splitlines() if line.startswith("  body3")]
     assert line.endswith("  in part once")
 
 
