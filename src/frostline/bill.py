@@ -1,6 +1,6 @@
 """What a study will take, before anything of it runs: which runs are recorded, what the others cost, in which order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,8 +12,7 @@ from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Preparing, Verb, tracking_of
 from frostline.store import Store
-from frostline.study import Study
-from frostline.study_configs import label_of, named, pretrainings_of
+from frostline.study_configs import Composed, label_of, named
 from frostline.study_runs import awaiting, start_from
 
 EACH = 4.0
@@ -68,7 +67,7 @@ class _Estimate:
         return calibrated(prepared, seconds=EACH)
 
 
-def items_of(study: Study, configs: Mapping[tuple[str, int], DictConfig], overrides: Sequence[str]) -> Iterator[Item]:
+def items_of(asked: Composed) -> Iterator[Item]:
     """Yield the runs of a study in the order in which it takes them; nothing is trained or recorded.
 
     Where a pre-training has not run, what starts from it is forecast without its weights: they cost the same.
@@ -76,16 +75,16 @@ def items_of(study: Study, configs: Mapping[tuple[str, int], DictConfig], overri
     Raises:
         RequestError: The request is wrong.
     """
-    store = _store(next(iter(configs.values())))
+    store = _store(asked.first)
     estimate = _Estimate(store=store, prepare=Preparing(store), forecasts={})
     ids = dict[str, Any]()
-    for called, cfg in pretrainings_of(study, overrides).items():
+    for called, cfg in asked.pretrainings.items():
         with named(label_of(called)):
             item, ids[called] = estimate.item(cfg, "pretrain", label_of(called), None, fresh=False)
         yield item
-    fresh = awaiting(configs, ids)
-    start_from(configs.values(), ids)
-    for (arm, seed), cfg in configs.items():
+    fresh = awaiting(asked.runs, ids)
+    start_from(asked.runs.values(), ids)
+    for (arm, seed), cfg in asked.runs.items():
         with named(f"arm '{arm}'"):
             item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in fresh)
         yield item

@@ -5,7 +5,7 @@ again, so that an interrupted or widened study goes on where it stopped. What ru
 """
 
 import traceback
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from socket import gethostname
@@ -24,8 +24,7 @@ from frostline.prepare import Prepared, Preparing, open_store, prepare
 from frostline.record import RunRecord
 from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.store import Run, Store
-from frostline.study import Study
-from frostline.study_configs import label_of
+from frostline.study_configs import Composed, label_of
 from frostline.study_runs import (
     prepared_arms,
     prepared_pretrainings,
@@ -69,9 +68,7 @@ class Progress:
 class _StudyRun:
     """A study that is being run."""
 
-    study: Study
-    name: str
-    overrides: Sequence[str]
+    asked: Composed
     store: Store
     parent: RunRecord
     display: Display
@@ -152,7 +149,7 @@ class _StudyRun:
             outcome = execute(
                 prepared,
                 self.store,
-                tags={"study": self.name, "arm": arm} | (beginning.tags if beginning else {}),
+                tags={"study": self.asked.name, "arm": arm} | (beginning.tags if beginning else {}),
                 parent=self.parent.run_id,
                 callbacks=[self.display.begin(label), leaving, *along],
                 continued=beginning.for_run(begun.run_id if begun else None) if beginning else begun,
@@ -197,7 +194,7 @@ class _StudyRun:
 
     def begun(self, signature: str) -> Continued | None:
         """Return this study's run of this signature that was interrupted, to go on with it."""
-        runs = self.store.runs(signature=signature, study=self.name)
+        runs = self.store.runs(signature=signature, study=self.asked.name)
         killed = next((run.info.run_id for run in runs if run.info.status == "KILLED"), None)
         return None if killed is None else Continued(run_id=killed, folder=checkpoints(self.store, killed))
 
@@ -214,7 +211,7 @@ class _StudyRun:
     def close(self) -> None:
         """Record what the runs came to together, and what they shared."""
         runs = [self.store.run(run_id) for seeds in self.progress.runs.values() for run_id in seeds.values()]
-        own = [run for run in runs if run.data.tags.get("frostline.study") == self.name]
+        own = [run for run in runs if run.data.tags.get("frostline.study") == self.asked.name]
         shared = [_shared(run) for run in own if "frostline.forked_at" in run.data.tags]
         together = [_together(run) for run in own if "frostline.trained_with" in run.data.tags]
         self.parent.json("shared.json", [*shared, *together])
@@ -225,25 +222,17 @@ class _StudyRun:
 
     def manifest(self) -> dict[str, Any]:
         """Return what a comparison needs to know: what was asked, and which run answers what."""
-        asked = {k: v for k, v in asdict(self.study).items() if k not in ("base", "pretrain")}
-        found = {"runs": self.progress.runs, "failed": self.progress.failed, "overrides": list(self.overrides)}
-        return asked | {"name": self.name, "arms": list(self.study.arms)} | found
+        study = self.asked.study
+        asked = {k: v for k, v in asdict(study).items() if k not in ("base", "pretrain")}
+        found = {"runs": self.progress.runs, "failed": self.progress.failed, "overrides": list(self.asked.overrides)}
+        return asked | {"name": self.asked.name, "arms": list(study.arms)} | found
 
 
-def run_study(
-    study: Study,
-    configs: Mapping[tuple[str, int], DictConfig],
-    name: str,
-    overrides: Sequence[str],
-    display: Display,
-) -> tuple[Store, str, Progress]:
+def run_study(asked: Composed, display: Display) -> tuple[Store, str, Progress]:
     """Run what is missing of a study.
 
     Args:
-        study: What was asked.
-        configs: The config of each run, by arm and seed, as `configs_of` composes them.
-        name: The study's name, its folder's.
-        overrides: More overrides, of every run.
+        asked: The study, with the config of each run.
         display: Where progress is shown.
 
     Returns:
@@ -253,57 +242,50 @@ def run_study(
         RequestError: The request is wrong; nothing has been trained, unless only the weights of a pre-training told.
         KeyboardInterrupt: A person interrupted; what has finished is recorded and will not run again.
     """
-    refuse_unknown_metric(study, next(iter(configs.values())))
-    store = open_store(next(iter(configs.values())))
+    refuse_unknown_metric(asked)
+    store = open_store(asked.first)
     store.bury_the_dead()
     look_past_what_is_loaded()
-    pretrainings = prepared_pretrainings(study, overrides, store)
-    refuse_before_pretraining(study, configs, pretrainings, store)
-    progress = Progress(runs={arm: {} for arm in study.arms})
-    with _reopened(store, name) as parent:
-        parent.text("study.yaml", yaml.safe_dump(asdict(study), sort_keys=False))
+    pretrainings = prepared_pretrainings(asked, store)
+    refuse_before_pretraining(asked, pretrainings, store)
+    progress = Progress(runs={arm: {} for arm in asked.study.arms})
+    with _reopened(store, asked.name) as parent:
+        parent.text("study.yaml", yaml.safe_dump(asdict(asked.study), sort_keys=False))
         running = _StudyRun(
-            study=study,
-            name=name,
-            overrides=overrides,
+            asked=asked,
             store=store,
             parent=parent,
             display=display,
             progress=progress,
             prepare=Preparing(store),
             beginnings=Beginnings(folder_of(parent.run_id) / "beginnings"),
-            to_come=ToCome(configs),
+            to_come=ToCome(asked.runs),
         )
-        start_from(configs.values(), running.pretrain(pretrainings))
-        _run_all(running, configs)
+        start_from(asked.runs.values(), running.pretrain(pretrainings))
+        _run_all(running)
     return store, parent.run_id, progress
 
 
-def _run_all(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> None:
+def _run_all(running: _StudyRun) -> None:
     """Run all arms of a seed before those of the next: a study that is cut short is still balanced."""
-    first, *others = running.study.seeds
-    courses = those_that_share(_refuse_wrong_arms(running, configs))
+    first, *others = running.asked.study.seeds
+    courses = those_that_share(_refuse_wrong_arms(running))
     running.sharing = courses.keys()
-    running.fill_all(_of(configs, first), first, courses)
+    running.fill_all(running.asked.arms(first), first, courses)
     for seed in others:
-        runs = _of(configs, seed)
+        runs = running.asked.arms(seed)
         running.fill_all(runs, seed, running.courses(runs, courses))
     running.close()
 
 
-def _refuse_wrong_arms(running: _StudyRun, configs: Mapping[tuple[str, int], DictConfig]) -> dict[str, Course]:
+def _refuse_wrong_arms(running: _StudyRun) -> dict[str, Course]:
     """Find what is wrong with any arm before the first run; return how each begins with the first seed."""
     courses = {}
-    for arm, prepared in prepared_arms(running.study, configs, running.prepare):
+    for arm, prepared in prepared_arms(running.asked, running.prepare):
         courses[arm] = course_of(prepared)
         running.waiting.hold(arm, prepared)
     running.prepare.clear()  # those that do not wait are prepared one by one
     return courses
-
-
-def _of(configs: Mapping[tuple[str, int], DictConfig], seed: int) -> dict[str, DictConfig]:
-    """Return the configs of one seed, by arm."""
-    return {arm: cfg for (arm, each), cfg in configs.items() if each == seed}
 
 
 def _reopened(store: Store, name: str) -> RunRecord:

@@ -1,7 +1,8 @@
 """What a study asks for: the config of each run, composed and checked before anything heavy is imported."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
@@ -18,8 +19,60 @@ UNTESTED = ("trainer.limit_test_batches=0",)
 """A study that chooses by a metric of val leaves the test split alone: it is looked at once, after the choice."""
 
 
-def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
-    """Compose the pre-training runs, by what `init_from` calls them."""
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A study and the configs of its runs.
+
+    Attributes:
+        study: What was asked.
+        name: The study's name, its folder's.
+        overrides: More overrides, of every run.
+        pretrainings: The configs of its pre-training runs, by what `init_from` calls them.
+        runs: Those of all others, by arm and seed.
+    """
+
+    study: Study
+    name: str
+    overrides: Sequence[str]
+    pretrainings: Mapping[str, DictConfig]
+    runs: Mapping[tuple[str, int], DictConfig]
+
+    @property
+    def first(self) -> DictConfig:
+        """The config of the first run, for what all have in common."""
+        return next(iter(self.runs.values()))
+
+    def arms(self, seed: int) -> dict[str, DictConfig]:
+        """Return the configs of one seed, by arm."""
+        return {arm: cfg for (arm, each), cfg in self.runs.items() if each == seed}
+
+
+def composed(study: Study, name: str, overrides: Sequence[str]) -> Composed:
+    """Compose every run; what is wrong with any is told at once.
+
+    Args:
+        study: What is asked.
+        name: The study's name, its folder's.
+        overrides: More overrides, of every run.
+
+    Raises:
+        RequestError: The request is wrong.
+    """
+    if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
+        raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
+    mistakes, pretrainings, arms = Mistakes(), dict[str, DictConfig](), dict[str, dict[int, DictConfig]]()
+    with mistakes.gathered():
+        pretrainings = _pretrainings(study, overrides)
+    for arm in study.arms:
+        with mistakes.gathered(), named(f"arm '{arm}'"):
+            arms[arm] = _compose(study, arm, overrides)
+            _refuse_unknown_pretraining(arms[arm][study.seeds[0]], study)
+    mistakes.refuse()
+    runs = {(arm, seed): arms[arm][seed] for seed in study.seeds for arm in study.arms}
+    return Composed(study=study, name=name, overrides=overrides, pretrainings=pretrainings, runs=runs)
+
+
+def _pretrainings(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
     mistakes, found = Mistakes(), {}
     for called, own in study.pretrainings.items():
         with mistakes.gathered(), named(label_of(called)):
@@ -31,21 +84,6 @@ def pretrainings_of(study: Study, overrides: Sequence[str]) -> dict[str, DictCon
 def label_of(pretraining: str) -> str:
     """Return how a pre-training is shown, by what `init_from` calls it."""
     return f"pre-training {pretraining.removeprefix(STUDY)}".removesuffix(" pretrain")
-
-
-def configs_of(study: Study, overrides: Sequence[str]) -> dict[tuple[str, int], DictConfig]:
-    """Compose every run by arm and seed; what is wrong with any, or with a pre-training, is told at once."""
-    if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
-        raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    mistakes, configs = Mistakes(), {}
-    with mistakes.gathered():
-        pretrainings_of(study, overrides)
-    for arm in study.arms:
-        with mistakes.gathered(), named(f"arm '{arm}'"):
-            configs[arm] = _compose(study, arm, overrides)
-            _refuse_unknown_pretraining(configs[arm][study.seeds[0]], study)
-    mistakes.refuse()
-    return {(arm, seed): configs[arm][seed] for seed in study.seeds for arm in study.arms}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The runs of a study as they are prepared, and what is wrong with any of them, found before the first one."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from omegaconf import DictConfig
 
@@ -11,7 +12,7 @@ from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, Preparing, prepare
 from frostline.store import Store
 from frostline.study import Study
-from frostline.study_configs import label_of, named, pretrainings_of
+from frostline.study_configs import Composed, label_of, named
 
 
 def awaiting(
@@ -28,43 +29,37 @@ def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | Non
         cfg.init_from = pretrained.get(cfg.init_from, cfg.init_from)
 
 
-def prepared_pretrainings(study: Study, overrides: Sequence[str], store: Store) -> dict[str, Prepared]:
+def prepared_pretrainings(asked: Composed, store: Store) -> dict[str, Prepared]:
     """Prepare the pre-training runs, by what `init_from` calls them; what is wrong with any is told at once."""
     mistakes, found = Mistakes(), {}
-    for called, cfg in pretrainings_of(study, overrides).items():
+    for called, cfg in asked.pretrainings.items():
         with mistakes.gathered(), named(label_of(called)):
             found[called] = prepare(cfg, "pretrain", store)
     mistakes.refuse()
     return found
 
 
-def refuse_before_pretraining(
-    study: Study, configs: Mapping[tuple[str, int], DictConfig], pretrainings: Mapping[str, Prepared], store: Store
-) -> None:
+def refuse_before_pretraining(asked: Composed, pretrainings: Mapping[str, Prepared], store: Store) -> None:
     """Find what is wrong with any arm as far as that is known without weights that are still to be trained."""
     runs = {called: store.finished(prepared.signature) for called, prepared in pretrainings.items()}
     ids = {called: run and str(run.info.run_id) for called, run in runs.items()}
     if all(ids.values()):
         return
-    seed = study.seeds[0]
-    copies = {(arm, seed): configs[arm, seed].copy() for arm in study.arms}
+    seed = asked.study.seeds[0]
+    copies = {(arm, seed): cfg.copy() for arm, cfg in asked.arms(seed).items()}
     arms = {arm for arm, _ in awaiting(copies, ids)}
     start_from(copies.values(), ids)
-    for _ in prepared_arms(study, copies, Preparing(store), arms):
+    for _ in prepared_arms(replace(asked, runs=copies), Preparing(store), arms):
         pass  # what is wrong with any arm is told behind the last
 
 
 def prepared_arms(
-    study: Study,
-    configs: Mapping[tuple[str, int], DictConfig],
-    preparing: Preparing,
-    without_weights: Collection[str] = (),
+    asked: Composed, preparing: Preparing, without_weights: Collection[str] = ()
 ) -> Iterator[tuple[str, Prepared]]:
     """Yield each arm, prepared with the first seed, one at a time; tell behind the last what is wrong with any.
 
     Args:
-        study: What was asked.
-        configs: Its runs, by arm and seed.
+        asked: The study.
         preparing: Prepares a run.
         without_weights: The arms whose weights are still to be trained.
 
@@ -72,21 +67,21 @@ def prepared_arms(
         RequestError: Some arms are wrong; all of them are named.
     """
     mistakes, metrics = Mistakes(), []
-    for arm in study.arms:
+    for arm, cfg in asked.arms(asked.study.seeds[0]).items():
         prepared = None
         with mistakes.gathered(), named(f"arm '{arm}'"):
-            prepared = preparing(configs[arm, study.seeds[0]], awaited=arm in without_weights)
+            prepared = preparing(cfg, awaited=arm in without_weights)
         if prepared is not None:
             metrics.append(scalars(prepared.module.test_metrics))
             yield arm, prepared
     mistakes.refuse()
-    _refuse_unknown_metric(study, metrics[0])
+    _refuse_unknown_metric(asked.study, metrics[0])
 
 
-def refuse_unknown_metric(study: Study, cfg: DictConfig) -> None:
+def refuse_unknown_metric(asked: Composed) -> None:
     """Refuse a metric that no run can log, before its data is known: any number of classes may be there."""
-    objective: Objective = build(cfg.objective, key="objective")
-    _refuse_unknown_metric(study, scalars(objective.metrics([str(number) for number in range(10)])))
+    objective: Objective = build(asked.first.objective, key="objective")
+    _refuse_unknown_metric(asked.study, scalars(objective.metrics([str(number) for number in range(10)])))
 
 
 def _refuse_unknown_metric(study: Study, metrics: Iterable[str]) -> None:

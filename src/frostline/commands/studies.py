@@ -16,20 +16,19 @@ def study(arguments: list[str]) -> int:
         raise RequestError("study: start it without torchrun; trainer.devices=N starts the processes of each run")
     from frostline.study import Study  # light: a mistake in study.yaml answers before torch is there
 
-    path = Path(folder)
-    study = Study.read(path)
-    from frostline.study_configs import configs_of  # as light
+    study, name = Study.read(Path(folder)), Path(folder).resolve().name
+    from frostline.study_configs import composed  # as light
 
-    configs = configs_of(study, overrides)
+    asked = composed(study, name, overrides)
     from frostline.display import StudyDisplay
     from frostline.runner import run_study
 
     runs = len(study.arms) * len(study.seeds) + len(study.pretrainings)
     with goes_on_by("study", *arguments), StudyDisplay(runs=runs) as display:
-        store, run_id, progress = run_study(study, configs, path.resolve().name, overrides, display)
+        store, run_id, progress = run_study(asked, display)
     print(f"{counted(progress.count, 'run')} ({progress.reused} recorded before), {len(progress.failed)} failed")
     if any(progress.runs.values()):
-        _compare_in(store, run_id, Path("outputs") / path.resolve().name)
+        _compare_in(store, run_id, Path("outputs") / name)
     return 1 if progress.failed else 0
 
 
@@ -39,12 +38,12 @@ def bill(arguments: list[str]) -> int:
     from frostline.study import Study
 
     study, name = Study.read(Path(folder)), Path(folder).resolve().name
-    from frostline.study_configs import configs_of
+    from frostline.study_configs import composed
 
-    configs = configs_of(study, overrides)
+    asked = composed(study, name, overrides)
     from frostline.bill import as_text, items_of
 
-    print(as_text(name, list(items_of(study, configs, overrides))), end="")
+    print(as_text(name, list(items_of(asked))), end="")
     return 0
 
 
