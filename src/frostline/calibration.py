@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from frostline.batch import Batch
 from frostline.cache.cut import Cut, size_of
-from frostline.checkpoint_io import Last
 from frostline.computed_once import cut_of
 from frostline.config.build import build
 from frostline.cost import Meter, held_bytes
@@ -32,7 +31,7 @@ from frostline.nn.calls import twin_of
 from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared
 from frostline.stopwatch import SAMPLES, Stopwatch
-from frostline.training import best_of, quiet, writing
+from frostline.training import best_of, last_of, quiet, writing
 
 EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
@@ -83,8 +82,7 @@ def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
     watch = Stopwatch(freezing, EACH)
     with randomness_kept(), quiet(), TemporaryDirectory() as folder:
         given = [_Given(cut, module.network)] if cut else []
-        last = Path(folder) / LAST
-        kept = [best_of(Path(folder)), Last(last), Interruption(last)]
+        kept = [best_of(Path(folder)), last_of(Path(folder)), Interruption(Path(folder) / LAST)]
         callbacks = [freezing, Meter(freezing), watch, *given, *kept]
         trainer = build(
             prepared.cfg.trainer,

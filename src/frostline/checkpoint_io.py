@@ -1,14 +1,11 @@
-"""Writes checkpoints: the last one, from which a run goes on, and each once, whoever asks for it at the same moment."""
+"""Writes checkpoints: one that is asked for twice at one moment, as the best and as the last, is written once."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.trainer.states import TrainerFn
 
 from frostline.interruption import OURS
 
@@ -35,38 +32,10 @@ class OnceAMoment(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        moment = (path.parent.resolve(), checkpoint["global_step"], checkpoint.get(OURS, {}).get("position"))
+        moment = (path.parent, checkpoint["global_step"], checkpoint.get(OURS, {}).get("position"))
         if moment != self._moment or not _named(self._written, path):
             _write(checkpoint, path)
             self._moment, self._written = moment, path
-
-
-class Last(Checkpoint):
-    """Keep the end of the last epoch, or of the last validation within one, to be resumed.
-
-    Lightning's `ModelCheckpoint` would do so too, but spends more on what it might choose by than on the checkpoint of
-    a head; its `save_last` would keep the last of the epochs that were the best.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the end of an epoch."""
-        self._save(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what was validated within an epoch; at its end it has still to be logged."""
-        within = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.is_last_batch
-        if within:
-            self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self._path)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:

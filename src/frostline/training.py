@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from frostline.checkpoint_io import Last, OnceAMoment
+from frostline.checkpoint_io import OnceAMoment
 from frostline.config.build import build
 from frostline.instead import done_instead
 from frostline.instruments import Instruments
@@ -68,7 +68,7 @@ def train_and_test(
     best, interruption = best_of(folder), Interruption(folder / LAST)
     # The interruption comes last: a checkpoint of it holds what the others did in the same step. Lightning moves what
     # writes checkpoints behind all others, in this order: what copies one holds what was chosen in the same epoch.
-    everyone = [*instruments.callbacks, best, Last(folder / LAST), *callbacks, *_asked_for(cfg), interruption]
+    everyone = [*instruments.callbacks, best, last_of(folder), *callbacks, *_asked_for(cfg), interruption]
     ways = {**_display(cfg), **_parallel(cfg), **writing(cfg)}
     trainer = build(cfg.trainer, key="trainer", logger=logger or False, callbacks=everyone, **ways)
     # Each process drops out and masks by itself; the first one as a process alone would.
@@ -117,6 +117,11 @@ def _measure(prepared: Prepared, trainer: pl.Trainer) -> dict[str, float]:
 def best_of(folder: Path) -> ModelCheckpoint:
     """Keep the epoch of the lowest validation loss, to be tested."""
     return ModelCheckpoint(folder, Path(BEST).stem, monitor="val/loss", enable_version_counter=False)
+
+
+def last_of(folder: Path) -> ModelCheckpoint:
+    """Keep the last epoch, to be resumed; `save_last` of the other would keep the last of those that were the best."""
+    return ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
 
 
 def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:

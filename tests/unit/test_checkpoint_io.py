@@ -2,15 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.demos.boring_classes import BoringModel
 
-from frostline.checkpoint_io import Last, OnceAMoment
+from frostline.checkpoint_io import OnceAMoment
 from frostline.interruption import OURS
 
 
@@ -22,9 +18,8 @@ def step_of(path: Path) -> int:
     return int(torch.load(path, weights_only=True)["global_step"])
 
 
-def test_the_best_that_is_the_last_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    best, last = tmp_path / "best.ckpt", Path("last.ckpt")  # Lightning gives whole paths
+def test_the_best_that_is_the_last_is_written_once(tmp_path: Path) -> None:
+    best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
     writing = OnceAMoment()
     for path in (best, last):
         writing.save_checkpoint(checkpoint(5), path)
@@ -63,39 +58,3 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         OnceAMoment().save_checkpoint(checkpoint(5), tmp_path / "last.ckpt")
     assert not (tmp_path / "last.ckpt").exists()
-
-
-@pytest.mark.parametrize(
-    ("asked", "steps"),
-    [
-        ({}, [4, 8]),
-        ({"val_check_interval": 2}, [2, 4, 6, 8]),
-        ({"check_val_every_n_epoch": 2}, [4, 8]),
-        ({"fast_dev_run": True}, []),
-    ],
-    ids=["epochs", "validation within one", "validation now and then", "a try"],
-)
-def test_the_last_is_kept_at_the_end_of_each_epoch_and_validation(
-    asked: dict[str, Any], steps: list[int], tmp_path: Path
-) -> None:
-    saved = []
-
-    class Noting(TorchCheckpointIO):
-        def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-            saved.append((checkpoint["global_step"], path))
-
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        limit_train_batches=4,
-        limit_val_batches=1,
-        callbacks=[Last(tmp_path / "last.ckpt")],
-        plugins=[Noting()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **asked,
-    )
-    trainer.fit(BoringModel())
-    trainer.validate(trainer.lightning_module, verbose=False)
-    assert saved == [(step, tmp_path / "last.ckpt") for step in steps]
