@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,8 +50,9 @@ def _reestimate(prepared: Prepared, instead: Reestimation, meter: Meter, device:
     """Take the statistics of normalisation layers anew from the training examples."""
     batches = prepared.data.reference_dataloader()
     placed = ((moved(batch.inputs, device), len(batch.places)) for batch in batches)
-    with meter.measuring(), computing_in(prepared.autocast, device):
-        reestimate(prepared.network, placed, pseudo_count=instead.pseudo_count)
+    computing = partial(computing_in, prepared.autocast, device)
+    with meter.measuring():
+        reestimate(prepared.network, placed, pseudo_count=instead.pseudo_count, computing=computing)
 
 
 def _solve(

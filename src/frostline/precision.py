@@ -9,7 +9,7 @@ MIXED = ("bf16-mixed", "bf16")
 
 
 def autocast_of(precision: object) -> torch.dtype | None:
-    """Return the type that a trainer of this precision lets a network compute in beside float32; None for no other.
+    """Return the type that a trainer of this precision lets a network compute in beside float32; None if unknown here.
 
     Args:
         precision: Lightning's name of it, or None for its default.

@@ -100,7 +100,7 @@ class Prepared:
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """The type that mixed precision lets the network compute in beside float32; None for no other."""
+        """The type that mixed precision lets the network compute in beside float32; None if it is unknown here."""
         return autocast_of(self.cfg.trainer.get("precision"))
 
 

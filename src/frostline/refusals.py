@@ -77,7 +77,9 @@ def _refuse_what_no_processor_computes(cfg: DictConfig) -> None:
     accelerator, precision = cfg.trainer.get("accelerator") or "auto", cfg.trainer.get("precision")
     on_processor = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     if on_processor and str(precision) in ("16", "16-mixed"):
-        raise RequestError(f"trainer.precision={precision}: is for a GPU; choose trainer.precision=bf16-mixed instead")
+        raise RequestError(
+            f"trainer.precision={precision}: is for a GPU; choose trainer.precision=bf16-mixed, or a machine with one"
+        )
 
 
 def _refuse_optimizer(cfg: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from frostline.init_from import WEIGHTS
 from frostline.modules import headline
 from frostline.nn.adapters import merged
 from frostline.nn.batch_statistics import reestimate, storing
+from frostline.precision import computing_in
 from frostline.prepare import Prepared, Verb, prepare
 from frostline.store import Store
 
@@ -98,7 +100,9 @@ class Scorer:
         prepared = self.prepared
         prepared.network.load_state_dict(dict(weights))
         if self.statistics_anew:
-            reestimate(prepared.network, ((b.inputs, len(b.places)) for b in prepared.data.reference_dataloader()))
+            batches = ((b.inputs, len(b.places)) for b in prepared.data.reference_dataloader())
+            computing = partial(computing_in, prepared.autocast, torch.device("cpu"))  # where Lightning leaves it
+            reestimate(prepared.network, batches, computing=computing)
         measure = self._trainer.validate if split == "val" else self._trainer.test
         (scores,) = measure(prepared.module, datamodule=prepared.data, verbose=False)
         return dict(scores)

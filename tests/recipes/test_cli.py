@@ -572,5 +572,5 @@ def test_a_run_that_no_plan_counts_is_refused(key: str, workplace: Workplace) ->
 @pytest.mark.parametrize("asked", ["16", "16-mixed"])
 def test_a_precision_that_lightning_would_exchange_on_a_processor_is_refused(asked: str, workplace: Workplace) -> None:
     said = workplace.frostline("finetune", *TINY, "trainer.accelerator=cpu", f"trainer.precision={asked}")
-    problem = f"trainer.precision={asked}: is for a GPU; choose trainer.precision=bf16-mixed instead\n"
+    problem = f"trainer.precision={asked}: is for a GPU; choose trainer.precision=bf16-mixed, or a machine with one\n"
     assert (said.code, said.err) == (2, problem)

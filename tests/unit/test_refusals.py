@@ -1,19 +1,21 @@
 """What is refused before a run is recorded."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
 from rigs import SGD, Rig, Toy
 from torch import Tensor, nn
 
+from frostline.config.compose import compose
 from frostline.data.digits import Digits
 from frostline.errors import RequestError
 from frostline.freeze.full import Full
 from frostline.freeze.head import Head
 from frostline.nn.backbone import ImageInput
 from frostline.nn.batch_statistics import of_one_value
-from frostline.refusals import refuse_batches_of_one
+from frostline.refusals import OF_A_CONFIG, refuse_batches_of_one
 
 
 class Pooled(Toy):
@@ -78,3 +80,29 @@ def test_the_layers_that_torch_would_refuse_are_those_that_are_named() -> None:
         network(image)
     network.last.eval()
     network(image)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "precision", "refused"),
+    [
+        ("cpu", True, "16-mixed", True),
+        ("auto", False, "16-mixed", True),
+        ("auto", False, 16, True),
+        ("auto", True, "16-mixed", False),
+        ("gpu", False, "16-mixed", False),  # Lightning says that there is none
+        ("cpu", True, "bf16-mixed", False),
+        ("cpu", True, None, False),
+    ],
+)
+def test_sixteen_bits_that_lightning_would_exchange_are_refused(
+    accelerator: str, gpu: bool, precision: object, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: gpu)
+    cfg = compose("finetune", [f"trainer.accelerator={accelerator}"])
+    cfg.trainer = {**cfg.trainer, "precision": precision}
+    sentence = (
+        f"trainer.precision={precision}: is for a GPU; choose trainer.precision=bf16-mixed, or a machine with one"
+    )
+    with pytest.raises(RequestError, match=re.escape(sentence)) if refused else nullcontext():
+        for check in OF_A_CONFIG:
+            check(cfg)

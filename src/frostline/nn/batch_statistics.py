@@ -1,7 +1,7 @@
 """The statistics of normalisation layers, computed anew from data: no gradient, no parameter moves."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,13 @@ def of_one_value(network: nn.Module, example: Any) -> list[str]:
 
 
 @torch.no_grad()
-def reestimate(network: nn.Module, batches: Iterable[tuple[Any, int]], *, pseudo_count: float = 0.0) -> None:
+def reestimate(
+    network: nn.Module,
+    batches: Iterable[tuple[Any, int]],
+    *,
+    pseudo_count: float = 0.0,
+    computing: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
     """Replace the stored means and variances by those of these batches, blended with what was stored.
 
     One pass, in which each layer normalises with the statistics of the batch, as in training, while the mean and the
@@ -51,13 +57,15 @@ def reestimate(network: nn.Module, batches: Iterable[tuple[Any, int]], *, pseudo
         network: What to adapt, in place.
         batches: Inputs that the network takes, and how many examples each batch has.
         pseudo_count: N, how many examples the stored statistics count for; infinity keeps them.
+        computing: Lets the network compute in another precision, while it is in this context.
     """
     layers = storing(network)
     pooled = {name: _Pool() for name in layers}
     examples = 0
     with _as_in_training(network, list(layers.values())), _watched(layers, pooled):
         for inputs, count in batches:
-            network(inputs)
+            with computing():
+                network(inputs)
             examples += count
     old = pseudo_count / (pseudo_count + examples) if pseudo_count < float("inf") else 1.0
     for name, layer in layers.items():

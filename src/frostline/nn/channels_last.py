@@ -13,10 +13,8 @@ def lay_channels_last(network: nn.Module) -> None:
         network: What to lay out, in place.
 
     Raises:
-        RequestError: It convolves more than images; the network is untouched.
+        RequestError: It has tensors of 5 dimensions, as for videos; the network is untouched.
     """
-    if any(parameter.ndim > 4 for parameter in network.parameters()):
-        raise RequestError(
-            "channels_last: torch has it for images alone, and this network convolves more; leave it out"
-        )
+    if any(tensor.ndim == 5 for tensor in (*network.parameters(), *network.buffers())):
+        raise RequestError("channels_last: is for images, and this network has tensors of 5 dimensions; leave it out")
     network.to(memory_format=torch.channels_last)

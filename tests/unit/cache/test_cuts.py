@@ -119,6 +119,7 @@ def test_of_long_texts_fewer_are_computed_at_once(longest: int, at_once: int, mo
         ((), False, torch.float32),
         (("channels_last=true",), True, torch.float32),
         (("trainer.precision=bf16-mixed",), False, torch.bfloat16),
+        (("trainer.precision=bf16",), False, torch.bfloat16),
     ],
 )
 def test_maps_are_kept_as_the_network_lays_them_out_and_rounds_them(

@@ -17,6 +17,6 @@ def test_convolutions_over_images_give_maps_with_channels_last() -> None:
 
 
 def test_convolutions_over_videos_are_refused() -> None:
-    sentence = "channels_last: torch has it for images alone, and this network convolves more; leave it out"
+    sentence = "channels_last: is for images, and this network has tensors of 5 dimensions; leave it out"
     with pytest.raises(RequestError, match=re.escape(sentence)):
         lay_channels_last(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3)))
