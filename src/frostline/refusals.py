@@ -59,17 +59,6 @@ def _refuse_other_lengths(cfg: DictConfig) -> None:
             )
 
 
-def _refuse_to_validate_within_a_step(cfg: DictConfig) -> None:
-    """Refuse to validate, and so to keep a checkpoint, where gradients wait that no checkpoint holds."""
-    every, batches = cfg.trainer.get("val_check_interval"), cfg.trainer.get("accumulate_grad_batches") or 1
-    within = every != 1.0 if isinstance(every, float) else every is not None and every % batches != 0
-    if batches > 1 and within:
-        raise RequestError(
-            f"trainer.val_check_interval: should be a multiple of trainer.accumulate_grad_batches={batches}, got "
-            f"{every}: a run that is killed cannot go on from within an optimizer step"
-        )
-
-
 def _refuse_another_logger(cfg: DictConfig) -> None:
     if cfg.trainer.get("logger") is not None:
         raise RequestError("trainer.logger: every run is logged to MLflow; choose where with tracking.uri")
@@ -195,7 +184,6 @@ def batches_of_one(verb: str, data: SplittedData) -> RequestError:
 OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (
     _refuse_what_no_plan_can_hold,
     _refuse_other_lengths,
-    _refuse_to_validate_within_a_step,
     _refuse_another_logger,
     _refuse_another_average,
     _refuse_what_no_processor_computes,

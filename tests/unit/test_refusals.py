@@ -106,19 +106,3 @@ def test_sixteen_bits_that_lightning_would_exchange_are_refused(
     with pytest.raises(RequestError, match=re.escape(sentence)) if refused else nullcontext():
         for check in OF_A_CONFIG:
             check(cfg)
-
-
-@pytest.mark.parametrize(
-    ("every", "batches", "refused"),
-    [(2, 3, True), (1, 2, True), (0.5, 2, True), (6, 3, False), (1.0, 2, False), (None, 4, False), (3, 1, False)],
-)
-def test_validation_within_an_accumulated_step_is_refused(every: float | None, batches: int, refused: bool) -> None:
-    cfg = compose("finetune", [])
-    cfg.trainer = {**cfg.trainer, "val_check_interval": every, "accumulate_grad_batches": batches}
-    sentence = (
-        f"trainer.val_check_interval: should be a multiple of trainer.accumulate_grad_batches={batches}, got "
-        f"{every}: a run that is killed cannot go on from within an optimizer step"
-    )
-    with pytest.raises(RequestError, match=re.escape(sentence)) if refused else nullcontext():
-        for check in OF_A_CONFIG:
-            check(cfg)
