@@ -155,6 +155,7 @@ class Interruption(Callback):
         self._listens = False
         self._epoch = 0
         self._batch = 0
+        self._validated = -1
         self._resumed: dict[str, Any] | None = None
         self._within = False
         self._waiting: dict[str, float] = {}
@@ -206,6 +207,10 @@ class Interruption(Callback):
             trainer.save_checkpoint(self._path)
             raise KeyboardInterrupt
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note when: an epoch may end without, and Lightning still knows what an earlier one came to."""
+        self._validated = trainer.global_step
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Move on to the start of the next epoch."""
         self._epoch, self._batch = trainer.current_epoch + 1, 0
@@ -236,6 +241,7 @@ class Interruption(Callback):
             "sums": everyones(_sums(pl_module)),
             "metrics": _logged_at_the_end_of(trainer) if ended else {},
             "metrics_step": trainer.global_step - 1,  # the step under which Lightning logs what an epoch came to
+            "validated": self._validated == trainer.global_step,
         }
         if trainer.logger is not None:
             trainer.logger.save()
@@ -284,6 +290,8 @@ def _not_yet_logged(resumed: Mapping[str, Any]) -> Iterator[tuple[dict[str, floa
     last, waiting = resumed["metrics_step"], resumed["waiting"]
     yield from waiting
     known = {name for metrics, step in waiting if step == last for name in metrics}
+    if not resumed.get("validated", True):  # older checkpoints do not say
+        known |= {name for name in resumed["metrics"] if name.startswith("val/")}
     if ended := {name: value for name, value in resumed["metrics"].items() if name not in known}:
         yield ended, last
 

@@ -120,8 +120,12 @@ def best_of(folder: Path) -> ModelCheckpoint:
 
 
 def last_of(folder: Path) -> ModelCheckpoint:
-    """Keep the last epoch, to be resumed; `save_last` of the other would keep the last of those that were the best."""
-    return ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
+    """Keep the end of the last epoch, to be resumed, wherever validation falls.
+
+    From within a validation, where Lightning would write otherwise, it does not go on as if nothing had been. Its
+    `save_last`, of the other, would keep the last of those that were the best.
+    """
+    return ModelCheckpoint(folder, Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 def _take_best(module: Training, best: ModelCheckpoint) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers.logger import Logger
 from rigs import ADAMW, SGD, Examples, Rig
 from torch.utils.data import DataLoader
@@ -43,6 +43,7 @@ from frostline.freeze.only import Only
 from frostline.freeze.phases import Phase, Plateau
 from frostline.freeze.schedule import Schedule
 from frostline.interruption import LAST, Continued, Interruption, position
+from frostline.training import best_of, last_of
 
 STRATEGIES = [
     Full(),
@@ -140,11 +141,23 @@ class StopAt(Interruption):
         return "Interruption"
 
 
+class Killed(Callback):
+    """Ends a run as SIGKILL does: at once, and nobody writes anything."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            raise SystemExit
+
+
 def train(
     strategy,
     folder: Path,
     *,
     stop: int | None = None,
+    kill: int | None = None,
     optimizer=ADAMW,
     scheduler=None,
     averaging=None,
@@ -162,11 +175,12 @@ def train(
     if start is not None:
         data.begin = position(start)
     options = {"enable_checkpointing": True, "logger": logger, "num_sanity_val_steps": 1} | options
-    last = ModelCheckpoint(folder, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
+    best = best_of(folder)
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     try:
         more = [averaging] if averaging is not None else []
-        trainer = rig.fit(last, *more, interruption, data=data, ckpt_path=start, weights_only=True, **options)
+        kept = (Killed(kill), best, last_of(folder))
+        trainer = rig.fit(*kept, *more, interruption, data=data, ckpt_path=start, weights_only=True, **options)
     except (KeyboardInterrupt, SystemExit):
         return None
     return {
@@ -177,7 +191,7 @@ def train(
         "metrics": logger.history(),
         "audits": rig.freezing.audit.findings,
         "decisions": rig.freezing.plan.decisions,
-        "best": float(last.best_model_score),
+        "best": float(best.best_model_score),
     }
 
 
@@ -235,6 +249,25 @@ def test_interrupted_is_uninterrupted_t37(strategy, step: int, tmp_path: Path) -
 def test_cut_under_accumulation_and_with_validation_within_epochs(options, step: int, tmp_path: Path) -> None:
     whole = train(LpFt(probe=0.5), tmp_path / "whole", **options)
     assert train(LpFt(probe=0.5), tmp_path / "cut", stop=step, **options) is None
+    same(train(LpFt(probe=0.5), tmp_path / "cut", **options), whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"check_val_every_n_epoch": 2},
+        {"val_check_interval": 2},
+        {"val_check_interval": 3},
+        {"check_val_every_n_epoch": None, "val_check_interval": 5},
+        {"accumulate_grad_batches": 3, "val_check_interval": 2},
+    ],
+    ids=lambda o: str(o).strip("{}"),
+)
+@pytest.mark.parametrize("step", [5, 9, 11])
+def test_killed_is_uninterrupted_wherever_validation_falls_t37(options, step: int, tmp_path: Path) -> None:
+    whole = train(LpFt(probe=0.5), tmp_path / "whole", **options)
+    assert train(LpFt(probe=0.5), tmp_path / "cut", kill=step, **options) is None
     same(train(LpFt(probe=0.5), tmp_path / "cut", **options), whole)
 
 
