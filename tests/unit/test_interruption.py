@@ -211,6 +211,13 @@ def same(one: object, other: object, path: str = "") -> None:
         assert one == other, path
 
 
+def goes_on_exactly(strategy, folder: Path, cut: dict[str, int], **options) -> None:
+    """Assert that a run which is cut so, and goes on, comes to what it would have without."""
+    whole = train(strategy, folder / "whole", **options)
+    assert train(strategy, folder / "cut", **cut, **options) is None
+    same(train(strategy, folder / "cut", **options), whole)
+
+
 def name(strategy) -> str:
     return type(strategy).__name__ + getattr(strategy, "as_in", "")
 
@@ -235,9 +242,7 @@ def test_cut_around_every_phase_boundary_and_within_epochs_t37_t38(strategy, tmp
 @pytest.mark.parametrize("step", [3, 8, 9, 27])
 @pytest.mark.parametrize("strategy", [Gradual(every=2), Lisa(seed=0, active=1, interval=3), AutoFreeze()], ids=name)
 def test_interrupted_is_uninterrupted_t37(strategy, step: int, tmp_path: Path) -> None:
-    whole = train(strategy, tmp_path / "whole")
-    assert train(strategy, tmp_path / "cut", stop=step) is None
-    same(train(strategy, tmp_path / "cut"), whole)
+    goes_on_exactly(strategy, tmp_path, {"stop": step})
 
 
 @pytest.mark.parametrize(
@@ -247,9 +252,7 @@ def test_interrupted_is_uninterrupted_t37(strategy, step: int, tmp_path: Path) -
 )
 @pytest.mark.parametrize("step", [1, 3, 6])
 def test_cut_under_accumulation_and_with_validation_within_epochs(options, step: int, tmp_path: Path) -> None:
-    whole = train(LpFt(probe=0.5), tmp_path / "whole", **options)
-    assert train(LpFt(probe=0.5), tmp_path / "cut", stop=step, **options) is None
-    same(train(LpFt(probe=0.5), tmp_path / "cut", **options), whole)
+    goes_on_exactly(LpFt(probe=0.5), tmp_path, {"stop": step}, **options)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +269,7 @@ def test_cut_under_accumulation_and_with_validation_within_epochs(options, step:
 )
 @pytest.mark.parametrize("step", [5, 9, 11])
 def test_killed_is_uninterrupted_wherever_validation_falls_t37(options, step: int, tmp_path: Path) -> None:
-    whole = train(LpFt(probe=0.5), tmp_path / "whole", **options)
-    assert train(LpFt(probe=0.5), tmp_path / "cut", kill=step, **options) is None
-    same(train(LpFt(probe=0.5), tmp_path / "cut", **options), whole)
+    goes_on_exactly(LpFt(probe=0.5), tmp_path, {"kill": step}, **options)
 
 
 @pytest.mark.parametrize("step", [8, 10])
@@ -276,9 +277,7 @@ def test_a_schedule_that_waits_on_a_plateau_takes_the_step_at_the_cut_too(step: 
     def plateau(optimizer):
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
 
-    whole = train(Full(), tmp_path / "whole", scheduler=plateau)
-    assert train(Full(), tmp_path / "cut", stop=step, scheduler=plateau) is None
-    same(train(Full(), tmp_path / "cut", scheduler=plateau), whole)
+    goes_on_exactly(Full(), tmp_path, {"stop": step}, scheduler=plateau)
 
 
 def test_cut_many_times_over(tmp_path: Path) -> None:
