@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 from frostline.batch import Batch
 from frostline.data.annotations import Annotations
 from frostline.data.examples import Examples
-from frostline.data.pixels import HELD_BYTES, Images
+from frostline.data.pixels import HELD_BYTES, Images, as_tensor
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
 from frostline.errors import DataError, RequestError
@@ -192,7 +192,7 @@ class _ResizedImages:
         """Return the image as uint8 of shape (3, h, w)."""
         if row in self.held:
             return self.held[row]
-        image = self.images[row]
+        image = as_tensor(self.images[row])
         size = list(self.spec.shape(*image.shape[-2:]))
         resized: Tensor = transforms.resize(image, size, antialias=True).contiguous()
         if (len(self.held) + 1) * resized.numel() <= HELD_BYTES:

@@ -86,8 +86,8 @@ class ImageSplit(Split):
         images = torch.full((), torch.nan).expand(len(places), 3, size, size)
         return Batch(images, torch.from_numpy(self.examples.targets(places)), torch.from_numpy(places))
 
-    def show(self, row: int) -> Tensor:
-        """Return an image, uint8 of shape (3, H, W)."""
+    def show(self, row: int) -> NDArray[np.uint8]:
+        """Return an image of shape (3, H, W)."""
         return self.pixels[row]
 
     def __getitem__(self, key: int) -> Batch:
@@ -95,10 +95,12 @@ class ImageSplit(Split):
         inputs, targets, places = self.__getitems__([key])
         return Batch(inputs[0], targets[0], places[0])
 
-    def collate(self, shown: Sequence[Tensor], places: NDArray[np.int64]) -> Batch:
+    def collate(self, shown: Sequence[NDArray[np.uint8]], places: NDArray[np.int64]) -> Batch:
         """Return normalised float images of shape (B, 3, H, W), the examples' targets and places of shape (B,)."""
         targets = torch.from_numpy(self.examples.targets(places))
-        return Batch(normalised(torch.stack(list(shown)), self.spec), targets, torch.from_numpy(places))
+        pixels = np.empty((len(shown), *shown[0].shape), np.uint8)  # left to itself, stack orders axes as it finds them
+        images = torch.from_numpy(np.stack(shown, out=pixels))
+        return Batch(normalised(images, self.spec), targets, torch.from_numpy(places))
 
 
 def normalised(pixels: Tensor, spec: ImageInput) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 import numpy as np
 from annotated_types import MinLen
 from numpy.typing import NDArray
-from torch import Tensor
 
 from frostline.data.examples import Examples, Places, Source, consecutive
 from frostline.data.image_rows import ImageRow, Sheet, TabledImages
@@ -60,8 +59,8 @@ class TaggedImages:
     classes: tuple[str, ...]
     tags: NDArray[np.bool_]
 
-    def __getitem__(self, row: int) -> Tensor:
-        """Return the image as uint8 of shape (3, H, W)."""
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the image, uint8 of shape (3, H, W)."""
         return self.images[row]
 
 

@@ -1,4 +1,7 @@
-"""Where pixels come from: rows of uint8 images of shape (3, H, W), from arrays, bytes or files, fitted or augmented."""
+"""Where pixels come from: rows of uint8 images of shape (3, H, W), from arrays, bytes or files, fitted or augmented.
+
+Images are NumPy arrays as far as a batch: around the decoding of a small one, what makes a tensor of it is felt.
+"""
 
 import io
 import warnings
@@ -33,8 +36,8 @@ _BLOCK = 4_000_000
 class Images(Protocol):
     """Images by row."""
 
-    def __getitem__(self, row: int) -> Tensor:
-        """Return the image as uint8 of shape (3, H, W)."""
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the image, (3, H, W), which nobody may change; in memory it may lie as (H, W, 3)."""
 
     def __hash__(self) -> int:
         """Tell sources apart by identity."""
@@ -46,10 +49,10 @@ class ArrayImages:
 
     array: NDArray[np.uint8]
 
-    def __getitem__(self, row: int) -> Tensor:
-        """Return the image as uint8 of shape (3, H, W)."""
-        image = torch.from_numpy(self.array[row])
-        return image.expand(3, -1, -1) if image.ndim == 2 else image.permute(2, 0, 1)
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the image, (3, H, W)."""
+        image = self.array[row]
+        return np.broadcast_to(image, (3, *image.shape)) if image.ndim == 2 else image.transpose(2, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,8 +69,8 @@ class EncodedImages:
     names: Sequence[str] = ()
     upright: bool = True
 
-    def __getitem__(self, row: int) -> Tensor:
-        """Return the image as uint8 of shape (3, H, W).
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the image, (3, H, W).
 
         Raises:
             DamagedError: The file cannot be read; it is named.
@@ -96,17 +99,15 @@ class FittedImages:
     held: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     _room: Iterator[NDArray[np.uint8]] = field(default_factory=lambda: iter(()), init=False)
 
-    def __getitem__(self, row: int) -> Tensor:
-        """Return the image as uint8 of shape (3, size, size)."""
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the image, (3, size, size)."""
         known = self.held.get(row)
         if known is not None:
-            return torch.from_numpy(known)
+            return known
         image = fit(self.images[row], size=self.size)
-        if (len(self.held) + 1) * image.numel() <= HELD_BYTES:
-            self._hold(row, image.numpy())
-        return image
+        return self._hold(row, image) if (len(self.held) + 1) * image.size <= HELD_BYTES else image
 
-    def _hold(self, row: int, image: NDArray[np.uint8]) -> None:
+    def _hold(self, row: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         place = next(self._room, None)
         if place is None:
             block = np.empty((max(1, _BLOCK // image.size), *image.shape), np.uint8)
@@ -114,6 +115,7 @@ class FittedImages:
             place = next(self._room)
         place[...] = image
         self.held[row] = place
+        return place
 
 
 @lru_cache(maxsize=8)
@@ -129,22 +131,32 @@ class AugmentedImages:
     images: Images
     transform: Callable[[Tensor], Tensor]
 
-    def __getitem__(self, row: int) -> Tensor:
-        """Return the image as uint8 of shape (3, H, W)."""
-        return self.transform(self.images[row])
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        """Return the image, (3, H, W)."""
+        changed: NDArray[np.uint8] = self.transform(as_tensor(self.images[row])).numpy()
+        return changed
 
 
-def fit(image: Tensor, *, size: int) -> Tensor:
+def as_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """Return an image for what works on tensors; where it lies in memory otherwise, it is copied."""
+    return torch.from_numpy(np.require(image, requirements=("C_CONTIGUOUS", "WRITEABLE")))
+
+
+def fit(image: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
     """Resize the shorter side of a (3, H, W) image to `size` and cut out the central square, (3, size, size)."""
-    if image.shape[-2:] == (size, size):
-        return image.contiguous()
-    fitting: Tensor = transforms.center_crop(transforms.resize(image, [size], antialias=True), [size])
-    return fitting.contiguous()
+    if image.shape == (3, size, size):
+        return image
+    resized = transforms.resize(as_tensor(image), [size], antialias=True)
+    fitting: NDArray[np.uint8] = transforms.center_crop(resized, [size]).numpy()
+    return fitting
 
 
 def content_of(file: bytes | Path) -> bytes:
     """Return the bytes of a file that may have come as such."""
-    return file if isinstance(file, bytes) else file.read_bytes()
+    if isinstance(file, bytes):
+        return file
+    with file.open("rb", buffering=0) as opened_file:  # all of it is read at once, and a buffer would take time
+        return opened_file.read()
 
 
 def problem_of(error: Exception) -> str:
@@ -158,10 +170,9 @@ def problem_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def decode(encoded: bytes, *, upright: bool = True) -> Tensor:
-    """Decode the bytes of an image file, in colour, to uint8 of shape (3, H, W)."""
-    pixels = np.asarray(opened(encoded, upright=upright))
-    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+def decode(encoded: bytes, *, upright: bool = True) -> NDArray[np.uint8]:
+    """Decode the bytes of an image file, in colour, to uint8 of shape (3, H, W), which nobody may change."""
+    return np.asarray(opened(encoded, upright=upright)).transpose(2, 0, 1)
 
 
 def opened(encoded: bytes, *, least: int | None = None, upright: bool = True) -> Image.Image:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from frostline.data import pixels
 from frostline.data.image_folder import ImageFolder
 from frostline.data.pixels import decode, fit
 from frostline.errors import DataError
@@ -66,12 +67,23 @@ def test_classes_are_found_below_a_wrapping_folder_and_images_below_their_class(
     assert sum(sizes(data)) == 40
 
 
+@pytest.mark.parametrize("held_bytes", [0, 10_000])
+def test_batches_lie_in_memory_alike_whether_or_not_images_are_held(plant, monkeypatch, held_bytes: int) -> None:
+    monkeypatch.setattr(pixels, "HELD_BYTES", held_bytes)
+    root = plant({"cat": 10, "dog": 10})
+    for file in root.rglob("*.png"):  # at the size that the network sees, nothing needs to be laid out anew
+        Image.open(file).crop((0, 0, 8, 8)).save(file)
+    data = folder(root)
+    for _ in range(2):
+        assert all(batch.inputs.is_contiguous() for batch in data.reference_dataloader())
+
+
 def test_pixels_and_labels_are_those_of_the_file(plant) -> None:
     root = plant({"cat": 10, "dog": 10})
     data = folder(root)
     for place, name in enumerate(data.example_ids("train")):
         inputs, target, index = data.drawn("train")[place]
-        assert torch.equal(inputs, fit(decode((root / name).read_bytes()), size=8) / 255)
+        assert torch.equal(inputs, torch.from_numpy(fit(decode((root / name).read_bytes()), size=8)).float() / 255)
         assert (data.class_names[target], index) == (name.split("/")[0], place)
 
 

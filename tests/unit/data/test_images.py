@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -46,9 +47,8 @@ def test_a_batch_is_normalised_colour_images_with_labels_and_places() -> None:
     assert (batch[0].shape, batch[0].dtype) == ((8, 3, 8, 8), torch.float32)
     assert batch[1].dtype == batch[2].dtype == torch.int64
     assert batch[1].tolist() == data.drawn("train").examples.labels[batch[2].numpy()].tolist()
-    raw = torch.stack(
-        [data.drawn("train").pixels[int(row)] for row in data.drawn("train").examples.rows[batch[2].numpy()]]
-    )
+    rows = data.drawn("train").examples.rows[batch[2].numpy()].tolist()
+    raw = torch.from_numpy(np.stack([data.drawn("train").pixels[row] for row in rows]))
     scaled = transforms.convert_image_dtype(raw)
     assert torch.equal(batch[0], transforms.normalize(scaled, list(SPEC.mean), list(SPEC.std)))
 
