@@ -81,13 +81,15 @@ def alternate(ours: Callable[[], float], floor: Callable[[], float], *, times: i
     return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
 
 
-def each_alone(ours: Callable[[], _T], floor: Callable[[], float]) -> tuple[list[_T], list[float]]:
-    """Return what both give: by turns, as many new processes each as values in each of them.
+def each_alone(
+    ours: Callable[[], _T], floor: Callable[[], float], *, processes: int = TIMES
+) -> tuple[list[_T], list[float]]:
+    """Return what both give: by turns, so many new processes each, and several values in each of them.
 
     What one side asks of the C library, or leaves in memory, is nothing to the other. A first time in a process does
     not count. The caller must not have imported torch, whose threads do not survive the making of a process.
     """
-    rounds = [(_alone(ours), _alone(floor)) for _ in range(TIMES)]
+    rounds = [(_alone(ours), _alone(floor)) for _ in range(processes)]
     return [value for mine, _ in rounds for value in mine], [value for _, theirs in rounds for value in theirs]
 
 
