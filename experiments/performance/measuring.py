@@ -18,7 +18,7 @@ FROSTLINE = str(Path(sys.executable).parent / "frostline")
 CPU = "trainer.accelerator=cpu"
 """Where runs are that are measured against a floor there."""
 TIMES = 3
-"""How often each side of a row is measured in a process, unless the row says otherwise."""
+"""How often each side of a row is measured in a process, and in how many, unless the row says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from frostline.errors import RequestError, counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Preparing, Verb, tracking_of
 from frostline.store import Store
-from frostline.study_configs import Composed, label_of, named
+from frostline.study_configs import Composed, arm_of, label_of, named
 from frostline.study_runs import awaiting, start_from
 
 EACH = 4.0
@@ -85,7 +85,7 @@ def items_of(asked: Composed) -> Iterator[Item]:
     fresh = awaiting(asked.runs, ids)
     start_from(asked.runs.values(), ids)
     for (arm, seed), cfg in asked.runs.items():
-        with named(f"arm '{arm}'"):
+        with named(arm_of(arm)):
             item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in fresh)
         yield item
 

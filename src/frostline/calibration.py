@@ -1,15 +1,18 @@
 """What a run will take in seconds, timed on a rehearsal of its first steps."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
+import numpy as np
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
@@ -25,9 +28,12 @@ from frostline.estimate import estimated
 from frostline.flops import kind_of
 from frostline.forecast import Forecast, Pace, Spell
 from frostline.freeze.full import Full
+from frostline.freeze.strategy import Solution
+from frostline.instead import rehearse
 from frostline.interruption import LAST, Interruption
 from frostline.memory import keep_freed_memory, leave_new_memory_unfilled
 from frostline.nn.calls import twin_of
+from frostline.nn.ridge import linear_head, solutions
 from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared
 from frostline.stopwatch import SAMPLES, Stopwatch
@@ -35,6 +41,9 @@ from frostline.training import best_of, last_of, quiet, writing
 
 EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
+
+WIDE = 256
+"""Features, and half the examples, of the greatest problem that is solved to know what another one takes."""
 
 EVALUATED = 4
 """Batches of validation that a rehearsal looks at."""
@@ -50,8 +59,11 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
     keep_freed_memory()
     leave_new_memory_unfilled()
     forecast, begun = estimated(prepared), perf_counter()
-    if not any(spell.batches for spell in forecast.spells) or prepared.plan.strategy.instead is not None:
-        return forecast.at(None, resident=held_bytes(on_gpu=False), on_gpu=False)
+    held = held_bytes(on_gpu=False)
+    if prepared.plan.strategy.instead is not None:
+        return forecast.at(_pace_instead(prepared, forecast.evaluations), resident=held, on_gpu=False)
+    if not any(spell.batches for spell in forecast.spells):
+        return forecast.at(None, resident=held, on_gpu=False)
     watches, reading = list[Stopwatch](), _reading(prepared)
     for spell in _in_turn(forecast.spells):
         if watches and perf_counter() - begun + EACH > seconds:
@@ -65,6 +77,55 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
     return forecast.at(pace, resident=resident, on_gpu=on_gpu)
 
 
+def _pace_instead(prepared: Prepared, evaluations: int) -> Pace | None:
+    """Return how fast this machine does what is done in place of training: a few batches of it are rehearsed.
+
+    Args:
+        prepared: The run; a copy of its network takes part.
+        evaluations: Batches of validation by which something is chosen.
+    """
+    copy = _copied(prepared)
+    freezing, cut = Freezing(copy.network, copy.plan), cut_of(prepared, copy.plan.phases[0])
+    watch = Stopwatch(freezing, EACH)
+    with randomness_kept(), quiet(), Meter(freezing).measuring():  # to count FLOPs takes time too
+        alone = {"devices": 1, "strategy": "auto", "logger": False, "callbacks": [], "enable_progress_bar": False}
+        device = build(prepared.cfg.trainer, key="trainer", **alone).strategy.root_device
+        watch.on_gpu = device.type == "cuda"
+        rehearse(copy, watch, device, most=SAMPLES + 1, giving=partial(_given, cut, copy.network) if cut else None)
+    pace, instead = watch.pace(), prepared.plan.strategy.instead
+    if pace is None or not isinstance(instead, Solution):
+        return pace
+    scored = pace.epoch * len(instead.strengths) * max(1.0, evaluations / (SAMPLES + 1))
+    return replace(pace, computing=_computing(prepared), epoch=_solving(prepared, instead.strengths) + scored)
+
+
+def _solving(prepared: Prepared, strengths: Sequence[float]) -> float:
+    """Return the seconds in which heads are solved: a smaller problem is, and tells by the operations of both."""
+    head, examples = linear_head(prepared.plan.stages), len(prepared.data.drawn("train"))
+    few, narrow = min(examples, 2 * WIDE), min(head.in_features, WIDE)
+    drawn = np.random.default_rng(0)
+    features, targets = drawn.normal(size=(few, narrow)), drawn.normal(size=(few, head.out_features))
+    spent = list[float]()
+    for _ in range(2):  # the first one takes longer
+        begun = perf_counter()
+        deque(solutions(features, targets, strengths, intercept=head.bias is not None), maxlen=0)
+        spent.append(perf_counter() - begun)
+    return spent[1] * _operations(examples, head.in_features) / _operations(few, narrow)
+
+
+def _operations(rows: int, columns: int) -> float:
+    """Return what the singular values and vectors of a matrix take; Golub and Van Loan 2013, figure 8.6.1, R-SVD."""
+    fewer, more = sorted((rows, columns))
+    return 6.0 * more * fewer**2 + 20.0 * fewer**3
+
+
+def _copied(prepared: Prepared) -> Prepared:
+    """Return the same run with a network of its own."""
+    plan = prepared.plan
+    module, stages, groups = deepcopy((prepared.module, plan.stages, plan.groups))
+    return replace(prepared, module=module, plan=replace(plan, stages=stages, groups=groups))
+
+
 def _in_turn(spells: Sequence[Spell]) -> list[Spell]:
     """Return a spell of each kind, in the order in which they are worth a rehearsal: the extremes, then the others."""
     kinds = {kind_of(spell.phase): spell for spell in spells if spell.batches}
@@ -75,8 +136,8 @@ def _in_turn(spells: Sequence[Spell]) -> list[Spell]:
 def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
     """Train a copy for some steps of a phase, as a run does, and return what timed them."""
     cut = cut_of(prepared, phase)
-    module, stages, groups = deepcopy((prepared.module, prepared.plan.stages, prepared.plan.groups))
-    batches = SAMPLES + 2
+    copy, batches = _copied(prepared), SAMPLES + 2
+    module, stages, groups = copy.module, copy.plan.stages, copy.plan.groups
     plan = _Held(strategy=Full(), stages=stages, groups=groups, epochs=2, per_epoch=batches, held=phase)
     freezing = Freezing(module.network, plan)
     watch = Stopwatch(freezing, EACH)
@@ -152,9 +213,13 @@ class _Given(Callback):
         self._giving.close()
 
     def _give(self, batch: Batch) -> None:
-        size, device = size_of(batch.inputs), next(self._network.parameters()).device
-        zeros = [shape.zeros(device) for shape in self._cut.shapes(size)]
-        self._giving.enter_context(self._cut.giving(self._network, zeros, size))
+        self._giving.enter_context(_given(self._cut, self._network, batch))
+
+
+def _given(cut: Cut, network: nn.Module, batch: Batch) -> AbstractContextManager[None]:
+    """Give the network, for a batch, zeros in place of what would be kept."""
+    size, device = size_of(batch.inputs), next(network.parameters()).device
+    return cut.giving(network, [shape.zeros(device) for shape in cut.shapes(size)], size)
 
 
 def _computing(prepared: Prepared) -> float:

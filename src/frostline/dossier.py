@@ -27,8 +27,14 @@ REQUESTED = "data.json"
 
 
 def name_of(tags: Mapping[str, str]) -> str:
-    """Return what MLflow lists a run of these tags as: its arm in a study, else its strategy, and its seed."""
-    return f"{tags['arm']}-seed{tags['seed']}" if tags["phase"] == "finetune" else tags["phase"]
+    """Return what MLflow lists a run of these tags as: its arm in a study, else its strategy, and its seed.
+
+    A pre-training is listed as such, in a study with the name that it has there.
+    """
+    if tags["phase"] == "finetune":
+        return f"{tags['arm']}-seed{tags['seed']}"
+    named = "study" in tags and tags["arm"] != tags["phase"]
+    return f"{tags['phase']}-{tags['arm']}" if named else tags["phase"]
 
 
 def _freeze(cfg: DictConfig) -> str:

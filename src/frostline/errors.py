@@ -21,6 +21,11 @@ class ConfigError(RequestError):
         super().__init__("\n  ".join([f"{len(problems)} problem(s) in the config:", *problems]))
 
 
+def problems_of(error: RequestError) -> list[str]:
+    """Return the sentences of an error, of which a `ConfigError` has several."""
+    return error.problems if isinstance(error, ConfigError) else [str(error)]
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number and what it counts.
 
@@ -75,8 +80,7 @@ class Mistakes:
         if len(self._found) == 1:
             raise self._found[0]
         if self._found:
-            each = [error.problems if isinstance(error, ConfigError) else [str(error)] for error in self._found]
-            raise ConfigError([problem for problems in each for problem in problems])
+            raise ConfigError([problem for error in self._found for problem in problems_of(error)])
 
 
 class DataError(RequestError):

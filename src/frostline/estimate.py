@@ -12,6 +12,7 @@ from frostline.computed_once import reuses_of
 from frostline.config.effective import WITHOUT_EFFECT, plain, signature
 from frostline.flops import Count, Counting, Work, kind_of
 from frostline.forecast import Forecast, Memory, Spell
+from frostline.freeze.strategy import Solution
 from frostline.modules import Training
 from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared, batches_seen
@@ -36,7 +37,7 @@ def estimated(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
     seen = batches_seen(trainer, "train", batches=len(loader))
     examples = min(seen * batch_size, len(loader.sampler), len(loader) * batch_size)  # type: ignore[arg-type]
     if plan.strategy.instead is not None:
-        examples = len(data.drawn("train"))
+        seen, examples = len(data.reference_places()), len(data.drawn("train"))
     sizes = {split: math.ceil(len(data.drawn(split)) / processes_of(trainer)) for split in ("val", "test")}
     val, test = (
         batches_seen(trainer, split, batches=math.ceil(size / data.batch_size)) for split, size in sizes.items()
@@ -44,27 +45,33 @@ def estimated(prepared: Prepared, *, thrifty: bool = False) -> Forecast:
     return Forecast(
         spells=_spells(prepared, batches=seen, examples=examples, thrifty=thrifty),
         batch_size=batch_size,
-        epochs=plan.epochs,
-        evaluations=val,
+        epochs=plan.passes,
+        evaluations=val if plan.strategy.instead is None else _evaluations_instead(prepared),
         tests=val + test,
         processes=processes_of(trainer),
+        chooses=plan.epochs > 0,
     )
+
+
+def _evaluations_instead(prepared: Prepared) -> int:
+    """Return the batches of validation that choose in place of training, whatever the trainer's limit."""
+    chooses = isinstance(prepared.plan.strategy.instead, Solution)
+    return math.ceil(len(prepared.data.drawn("val")) / prepared.data.batch_size) if chooses else 0
 
 
 def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -> list[Spell]:
     """Describe each phase, of epochs of so many batches and examples."""
     plan, phases = prepared.plan, outlook(prepared.plan)
-    epochs = 1 if plan.strategy.instead is not None else plan.epochs
     counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
     weights = _weights(prepared.module, plan)
-    shares = [min(1, epochs) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
+    shares = [min(1, plan.passes) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
     of_a_step = len(prepared.first.places) * int(prepared.cfg.trainer.get("accumulate_grad_batches", 1))
     reuses = reuses_of(prepared, phases)
 
     def until(step: int) -> int:
         """Return how many examples come before an optimizer step; the last one of an epoch may have fewer."""
         whole, rest = divmod(step, plan.per_epoch)
-        return min(1, epochs) * (whole * examples + min(examples, rest * of_a_step))
+        return min(1, plan.passes) * (whole * examples + min(examples, rest * of_a_step))
 
     return [
         Spell(

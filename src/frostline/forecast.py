@@ -50,7 +50,8 @@ class Pace:
         steps: From one batch to the next, by the kind of the phase.
         opening: From the start of training to the first batch.
         first: What the first step of a phase takes longer.
-        epoch: Behind the last batch of an epoch, validation's batches aside.
+        epoch: Behind the last batch of an epoch, validation's batches aside; or of a pass in place of training, what is
+            made of it.
         evaluation: A batch of validation.
         computing: A FLOP of what is computed once to be kept.
         reading: What a batch takes longer in the first epoch, whose examples are read from the disk and decoded.
@@ -127,13 +128,14 @@ class Forecast:
     Attributes:
         spells: Its phases in order.
         batch_size: Examples of a full batch.
-        epochs: Epochs of the run.
+        epochs: Epochs of the run; 1 where one pass takes the place of training.
         evaluations: Batches of validation after each epoch.
         tests: Batches of validation and test at the end, of the weights that were chosen.
         resident: Bytes that the process, or on a GPU that memory, holds before training, the network among them;
             0 where that is not known.
         on_gpu: Whether training is on a GPU, where checkpoints are never read to.
         processes: Processes that train together.
+        chooses: Whether the weights of the best epoch are read at the end.
         pace: How fast this machine is; None before that is known.
     """
 
@@ -145,6 +147,7 @@ class Forecast:
     resident: int = 0
     on_gpu: bool = False
     processes: int = 1
+    chooses: bool = True
     pace: Pace | None = None
 
     @property
@@ -160,7 +163,7 @@ class Forecast:
     @property
     def peak(self) -> int:
         """The greatest bytes of one process; on a GPU without what is kept, which need not lie there."""
-        reads = self.epochs > 0 and not self.on_gpu
+        reads = self.chooses and not self.on_gpu
         behind = self.spells[-1].memory.choosing if reads else 0
         kept = 0 if self.on_gpu else max(spell.reuse.size if spell.reuse else 0 for spell in self.spells)
         return self.resident + kept + max(behind, *(spell.memory.training for spell in self.spells))
@@ -174,7 +177,7 @@ class Forecast:
 
     @property
     def validating(self) -> float:
-        """Seconds between the epochs: validation, checkpoints, the log."""
+        """Seconds behind the epochs: validation, checkpoints, the log, or what is solved in place of training."""
         assert self.pace is not None
         return self.epochs * (self.pace.epoch + self.evaluations * self.pace.evaluation)
 
@@ -301,9 +304,10 @@ def _total(forecast: Forecast) -> str:
         f"  memory  peak {megabytes(forecast.peak)}: {held} before, {added} to train and to keep the best epoch",
     ]
     if forecast.pace is not None:
+        behind = "checkpoints" if forecast.chooses else "what is made of them"
         lines.append(
             f"  time    {duration(forecast.wall)}: steps {duration(forecast.training)}, "
-            f"validation and checkpoints {duration(forecast.validating)}; then test {duration(forecast.testing)}"
+            f"validation and {behind} {duration(forecast.validating)}; then test {duration(forecast.testing)}"
         )
     return "\n".join(lines)
 

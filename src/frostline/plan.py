@@ -154,6 +154,11 @@ class Plan:
         """Return the phase of these steps, in which these scales hold at the start."""
         return Phase(start=start, stop=stop, per_epoch=self.per_epoch, scales=scales, modes=self.modes(scales))
 
+    @property
+    def passes(self) -> int:
+        """How often the training examples are passed through: in each epoch, or once in place of training."""
+        return self.epochs if self.strategy.instead is None else 1
+
     def trainable(self, phase: Phase) -> int:
         """Return how many parameters (scalars) train in a phase."""
         return sum(p.numel() for p in self.training(phase.scales).values())

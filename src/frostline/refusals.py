@@ -72,9 +72,14 @@ def _refuse_another_average(cfg: DictConfig) -> None:
         )
 
 
-def _refuse_what_no_processor_computes(cfg: DictConfig) -> None:
-    """Refuse what Lightning would exchange for another precision, while the record named the one asked for."""
+def _refuse_other_precisions(cfg: DictConfig) -> None:
+    """Refuse a precision that exchanges layers, or that Lightning would exchange while the record named it."""
     accelerator, precision = cfg.trainer.get("accelerator") or "auto", cfg.trainer.get("precision")
+    if str(precision).startswith("transformer-engine"):
+        raise RequestError(
+            f"trainer.precision={precision}: would replace the layers that the plan speaks of; "
+            "choose trainer.precision=bf16-mixed"
+        )
     on_processor = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     if on_processor and str(precision) in ("16", "16-mixed"):
         raise RequestError(
@@ -186,7 +191,7 @@ OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (
     _refuse_other_lengths,
     _refuse_another_logger,
     _refuse_another_average,
-    _refuse_what_no_processor_computes,
+    _refuse_other_precisions,
     _refuse_optimizer,
 )
 """Checks of a config alone, which read no data and build no network."""

@@ -24,6 +24,7 @@ from frostline.prepare import Prepared, Preparing, open_store, prepare
 from frostline.record import RunRecord
 from frostline.run import Outcome, checkpoints, execute, folder_of
 from frostline.store import Run, Store
+from frostline.study import STUDY
 from frostline.study_configs import Composed, label_of
 from frostline.study_runs import (
     prepared_arms,
@@ -55,13 +56,15 @@ class Progress:
     """What became of the study's runs so far."""
 
     runs: dict[str, dict[int, str]]
+    pretrained: dict[str, str] = field(default_factory=dict)
+    """The ids of the pre-training runs, by what `init_from` calls them."""
     failed: list[str] = field(default_factory=list)
     reused: int = 0
 
     @property
     def count(self) -> int:
-        """Runs that were asked for, the failed ones included."""
-        return sum(map(len, self.runs.values())) + len(self.failed)
+        """Runs that were asked for, those of pre-training and the failed ones included."""
+        return len(self.pretrained) + sum(map(len, self.runs.values())) + len(self.failed)
 
 
 @dataclass(kw_only=True)
@@ -81,12 +84,12 @@ class _StudyRun:
     waiting: Waiting = field(default_factory=Waiting)
     """The runs of this seed that are prepared, or were taken along by an earlier one and have still to finish."""
 
-    def pretrain(self, pretrainings: MutableMapping[str, Prepared]) -> dict[str, str]:
-        """Return the ids of the pre-training runs by what `init_from` calls them; run those that are not recorded."""
-        ids = {}
+    def pretrain(self, pretrainings: MutableMapping[str, Prepared]) -> None:
+        """Run the pre-trainings that are not recorded."""
         for called in list(pretrainings):  # none is held once it has run
-            ids[called], _ = self.once(pretrainings.pop(called), label_of(called), "pretrain")
-        return ids
+            run_id, reused = self.once(pretrainings.pop(called), label_of(called), called.removeprefix(STUDY))
+            self.progress.pretrained[called] = run_id
+            self.progress.reused += reused
 
     def fill_all(self, configs: Mapping[str, DictConfig], seed: int, courses: Mapping[str, Course]) -> None:
         """Run all arms with one seed; what those of these courses have in common is trained by the first of them."""
@@ -261,7 +264,8 @@ def run_study(asked: Composed, display: Display) -> tuple[Store, str, Progress]:
             beginnings=Beginnings(folder_of(parent.run_id) / "beginnings"),
             to_come=ToCome(asked.runs),
         )
-        start_from(asked.runs.values(), running.pretrain(pretrainings))
+        running.pretrain(pretrainings)
+        start_from(asked.runs.values(), progress.pretrained)
         _run_all(running)
     return store, parent.run_id, progress
 

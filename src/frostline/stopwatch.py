@@ -1,10 +1,12 @@
-"""Times the first steps of each kind of phase, and what lies between epochs, while Lightning trains."""
+"""Times the first steps of each kind of phase and what lies between epochs, of Lightning or in place of training."""
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +16,8 @@ from frostline.cost import held_bytes
 from frostline.engine import Freezing
 from frostline.flops import kind_of
 from frostline.forecast import Pace
+
+_T = TypeVar("_T")
 
 SAMPLES = 5
 """Steps of each kind that are timed, behind the first one of a phase, which is no usual step."""
@@ -109,6 +113,37 @@ class Stopwatch(Callback):
         """Keep what an epoch takes besides its steps and its batches of validation."""
         self._epochs.append(max(0.0, now - self._end - self._validated))
         self._end = self._validated = 0.0
+
+    def passing(self, batches: Iterable[_T], *, most: int | None, kind: Hashable) -> Iterator[_T]:
+        """Yield the batches of a pass in place of training, and note what the first ones take, loading included.
+
+        Args:
+            batches: What loads them; to begin with that is part of the first one.
+            most: After how many to end; None for all.
+            kind: Of the phase.
+        """
+        self._kind, self._first, begun = kind, True, self._now()
+        for batch in islice(batches, most):
+            yield batch
+            now = self._now()
+            self._note(now - begun)
+            self._first, begun = False, now
+
+    def evaluating(self, batches: Iterable[_T], *, most: int | None) -> Iterator[_T]:
+        """Yield the batches of validation behind such a pass, or so many, and note what they take."""
+        begun = self._now()
+        for batch in islice(batches, most):
+            yield batch
+            now = self._now()
+            self._validations.append(now - begun)
+            begun = now
+
+    @contextmanager
+    def concluding(self) -> Iterator[None]:
+        """Note what this context takes, which makes something of such a pass; several are added up."""
+        begun = self._now()
+        yield
+        self._epochs = [sum(self._epochs) + self._now() - begun]
 
     def leave_out(self, seconds: float) -> None:
         """Leave out what was just spent on something else: other runs, or what is computed to be kept."""

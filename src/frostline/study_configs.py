@@ -1,13 +1,13 @@
 """What a study asks for: the config of each run, composed and checked before anything heavy is imported."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
 from frostline.config.compose import compose, compose_seeds
-from frostline.errors import ConfigError, Mistakes, RequestError
+from frostline.errors import ConfigError, RequestError, problems_of
 from frostline.nearest import did_you_mean
 from frostline.study import PRETRAINED, STUDY, Study
 
@@ -60,25 +60,55 @@ def composed(study: Study, name: str, overrides: Sequence[str]) -> Composed:
     """
     if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
         raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")
-    mistakes, pretrainings, arms = Mistakes(), dict[str, DictConfig](), dict[str, dict[int, DictConfig]]()
-    with mistakes.gathered():
-        pretrainings = _pretrainings(study, overrides)
+    wrong, pretrainings, arms = Wrong(study.arms), dict[str, DictConfig](), dict[str, dict[int, DictConfig]]()
+    for called, own in study.pretrainings.items():
+        with wrong.gathered(label_of(called)):
+            pretrainings[called] = compose("pretrain", [*QUIET, *own, *overrides])
     for arm in study.arms:
-        with mistakes.gathered(), named(f"arm '{arm}'"):
+        with wrong.gathered(arm_of(arm)):
             arms[arm] = _compose(study, arm, overrides)
             _refuse_unknown_pretraining(arms[arm][study.seeds[0]], study)
-    mistakes.refuse()
+    wrong.refuse()
     runs = {(arm, seed): arms[arm][seed] for seed in study.seeds for arm in study.arms}
     return Composed(study=study, name=name, overrides=overrides, pretrainings=pretrainings, runs=runs)
 
 
-def _pretrainings(study: Study, overrides: Sequence[str]) -> dict[str, DictConfig]:
-    mistakes, found = Mistakes(), {}
-    for called, own in study.pretrainings.items():
-        with mistakes.gathered(), named(label_of(called)):
-            found[called] = compose("pretrain", [*QUIET, *own, *overrides])
-    mistakes.refuse()
-    return found
+class Wrong:
+    """Gathers what is wrong with the runs of a study; what is wrong with every arm is told once.
+
+    Args:
+        arms: The arms of the study.
+    """
+
+    def __init__(self, arms: Collection[str]) -> None:
+        self._arms = [arm_of(arm) for arm in arms]
+        self._found: dict[str, RequestError] = {}
+
+    @contextmanager
+    def gathered(self, run: str) -> Iterator[None]:
+        """Keep the refusal of this context, if there is one, for `refuse`, which names the run."""
+        try:
+            yield
+        except RequestError as error:
+            self._found[run] = error
+
+    def refuse(self) -> None:
+        """Raise what was gathered, in one error."""
+        problems = {run: problems_of(error) for run, error in self._found.items()}
+        of_all = [set(problems.get(arm, ())) for arm in self._arms]
+        shared = set.intersection(*of_all) if len(of_all) > 1 else set()
+        told = dict.fromkeys(
+            problem if problem in shared else f"{run}: {problem}" for run, each in problems.items() for problem in each
+        )
+        if len(told) > 1 or any(isinstance(error, ConfigError) for error in self._found.values()):
+            raise ConfigError(list(told))
+        if told:
+            raise RequestError(next(iter(told)))
+
+
+def arm_of(name: str) -> str:
+    """Return how an arm is named in an error."""
+    return f"arm '{name}'"
 
 
 def label_of(pretraining: str) -> str:

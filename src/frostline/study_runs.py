@@ -6,13 +6,13 @@ from dataclasses import replace
 from omegaconf import DictConfig
 
 from frostline.config.build import build
-from frostline.errors import Mistakes, RequestError
+from frostline.errors import RequestError
 from frostline.nearest import did_you_mean
 from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, Preparing, prepare
 from frostline.store import Store
 from frostline.study import Study
-from frostline.study_configs import Composed, label_of, named
+from frostline.study_configs import Composed, Wrong, arm_of, label_of
 
 
 def awaiting(
@@ -31,11 +31,11 @@ def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | Non
 
 def prepared_pretrainings(asked: Composed, store: Store) -> dict[str, Prepared]:
     """Prepare the pre-training runs, by what `init_from` calls them; what is wrong with any is told at once."""
-    mistakes, found = Mistakes(), {}
+    wrong, found = Wrong(asked.study.arms), {}
     for called, cfg in asked.pretrainings.items():
-        with mistakes.gathered(), named(label_of(called)):
+        with wrong.gathered(label_of(called)):
             found[called] = prepare(cfg, "pretrain", store)
-    mistakes.refuse()
+    wrong.refuse()
     return found
 
 
@@ -66,15 +66,15 @@ def prepared_arms(
     Raises:
         RequestError: Some arms are wrong; all of them are named.
     """
-    mistakes, metrics = Mistakes(), []
+    wrong, metrics = Wrong(asked.study.arms), []
     for arm, cfg in asked.arms(asked.study.seeds[0]).items():
         prepared = None
-        with mistakes.gathered(), named(f"arm '{arm}'"):
+        with wrong.gathered(arm_of(arm)):
             prepared = preparing(cfg, awaited=arm in without_weights)
         if prepared is not None:
             metrics.append(scalars(prepared.module.test_metrics))
             yield arm, prepared
-    mistakes.refuse()
+    wrong.refuse()
     _refuse_unknown_metric(asked.study, metrics[0])
 
 

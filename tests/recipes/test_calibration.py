@@ -15,6 +15,7 @@ from frostline.config.compose import compose
 from frostline.data.images import ImageData
 from frostline.estimate import estimated, outlook
 from frostline.flops import Count, Counting
+from frostline.nn.ridge import linear_head
 from frostline.plan import Phase
 from frostline.prepare import Prepared, open_store, prepare
 from frostline.run import execute
@@ -99,6 +100,54 @@ def test_without_epochs_nothing_is_trained_or_timed(workplace: Workplace) -> Non
     forecast = calibrated(request("trainer.max_epochs=0"))
     assert forecast.flops == 0
     assert forecast.pace is None
+
+
+@pytest.mark.parametrize(
+    "asked", [["freeze=ridge", "cache=require"], ["freeze=ridge", "cache=off"], ["freeze=bn_stats"]]
+)
+def test_what_takes_no_step_is_timed_and_left_as_it_was(asked: list[str], workplace: Workplace) -> None:
+    always = ("data.augment=false", "data.shots=6", f"init_from={workplace.train('pretrain')}")
+    looked_at, left_alone = request(*always, *asked), request(*always, *asked)
+    before = weights_hash(looked_at.network.state_dict())
+    chance = torch.get_rng_state()
+    forecast = calibrated(looked_at)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert weights_hash(looked_at.network.state_dict()) == before
+    (spell,), solved = forecast.spells, asked[0] == "freeze=ridge"
+    assert spell.batches == len(looked_at.data.reference_dataloader()) == 15, "more than are rehearsed"
+    assert forecast.evaluations == (len(looked_at.data.val_dataloader()) if solved else 0)
+    assert forecast.pace is not None
+    assert forecast.step(spell) > 0
+    assert forecast.testing > 0
+    assert (forecast.validating > 0) == solved
+    assert (forecast.computing > 0) == ("cache=require" in asked)
+    store = open_store(looked_at.cfg)
+    runs = [execute(prepared, store) for prepared in (looked_at, left_alone)]
+    one, other = (weights(workplace, run.run_id) for run in runs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for run in runs:
+        assert run.metrics["cost/predicted_train_flops"] == run.metrics["cost/train_flops"] == forecast.flops
+        assert 0 < run.metrics["cost/predicted_wall_s"] < 60
+
+
+@pytest.mark.parametrize("strategy", ["ridge", "bn_stats"])
+def test_a_forecast_of_what_takes_no_step_makes_no_callback(strategy: str, workplace: Workplace) -> None:
+    bar = "+trainer.callbacks=[{_target_:pytorch_lightning.callbacks.RichProgressBar}]"
+    shown = ("trainer.enable_progress_bar=true", bar, f"init_from={workplace.train('pretrain')}")
+    assert calibrated(request(f"freeze={strategy}", *shown)).pace is not None
+
+
+@pytest.mark.parametrize(
+    ("examples", "seconds"), [(20, 1.0), (512, 1.0), (5120, (6 * 5120 + 20 * 64) / (6 * 512 + 20 * 64))]
+)
+def test_what_solving_takes_is_told_by_a_smaller_problem(
+    examples: int, seconds: float, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, clock = request("freeze=ridge"), iter([0.0, 5.0, 5.0, 6.0])
+    monkeypatch.setattr(type(prepared.data.drawn("train")), "__len__", lambda _: examples)
+    monkeypatch.setattr(calibration, "perf_counter", lambda: next(clock))
+    assert linear_head(prepared.plan.stages).in_features == 64
+    assert calibration._solving(prepared, [0.1, 1.0]) == pytest.approx(seconds)
 
 
 def test_what_has_still_to_be_decided_is_taken_for_all_that_trains_until_then(workplace: Workplace) -> None:

@@ -569,6 +569,12 @@ def test_a_run_that_no_plan_counts_is_refused(key: str, workplace: Workplace) ->
     assert (said.code, said.err) == (2, f"{problem}trainer.limit_train_batches instead\n")
 
 
+def test_a_precision_that_exchanges_layers_is_refused(workplace: Workplace) -> None:
+    said = workplace.frostline("finetune", *TINY, "trainer.precision=transformer-engine")
+    problem = "would replace the layers that the plan speaks of; choose trainer.precision=bf16-mixed"
+    assert (said.code, said.err) == (2, f"trainer.precision=transformer-engine: {problem}\n")
+
+
 @pytest.mark.parametrize("asked", ["16", "16-mixed"])
 def test_a_precision_that_lightning_would_exchange_on_a_processor_is_refused(asked: str, workplace: Workplace) -> None:
     said = workplace.frostline("finetune", *TINY, "trainer.accelerator=cpu", f"trainer.precision={asked}")

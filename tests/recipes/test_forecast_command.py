@@ -39,13 +39,23 @@ def test_the_bill_of_a_study_knows_what_is_recorded(workplace: Workplace) -> Non
     assert lines[-2:] == ["order of runs:", "  none: every run is recorded"]
 
 
-def test_the_bill_of_an_arm_that_is_solved_has_no_time_and_says_so(workplace: Workplace) -> None:
-    said = workplace.frostline("plan", study(pretrain=None, arms={"full": [], "ridge": ["freeze=ridge"]}))
+def test_the_bill_of_arms_that_take_no_step_has_a_time(workplace: Workplace) -> None:
+    arms = {"full": [], "ridge": ["freeze=ridge"], "statistics": ["freeze=bn_stats"]}
+    said = workplace.frostline("plan", study(pretrain=[*TINY], base=[*TINY], arms=arms))
     assert said.code == 0, said.err
-    _, _, _, ridge, whole, _, note, *_ = said.out.splitlines()
-    assert re.fullmatch(r"ridge +2 +0 +2 +[\d.]+ .FLOP +\? +[\d.]+ .FLOP +\?", ridge)
-    assert re.fullmatch(r"in all +4 +0 +4 +[\d.]+ .FLOP +>= [\d.]+ s", whole)
+    _, _, _, *rows, whole, _, note = said.out.splitlines()[:9]
+    for arm, row in zip(arms, rows, strict=True):
+        assert re.fullmatch(rf"{arm} +2 +0 +2 +[\d.]+ .FLOP +[\d.]+ s +[\d.]+ .FLOP +[\d.]+ s", row)
+    assert re.fullmatch(r"in all +7 +0 +7 +[\d.]+ .FLOP +[\d.]+ s", whole)
     assert note == "each run is billed as if it were alone: what runs share of this is spent once"
+
+
+def test_the_bill_of_an_arm_that_trains_nothing_has_no_time_and_says_so(workplace: Workplace) -> None:
+    said = workplace.frostline("plan", study(pretrain=None, arms={"full": [], "none": ["trainer.max_epochs=0"]}))
+    assert said.code == 0, said.err
+    _, _, _, none, whole, *_ = said.out.splitlines()
+    assert re.fullmatch(r"none +2 +0 +2 +[\d.]+ FLOP +\? +[\d.]+ FLOP +\?", none)
+    assert re.fullmatch(r"in all +4 +0 +4 +[\d.]+ .FLOP +>= [\d.]+ s", whole)
 
 
 @pytest.mark.parametrize(

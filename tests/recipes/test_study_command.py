@@ -70,7 +70,7 @@ def test_every_arm_runs_with_every_seed_under_one_parent_and_is_compared(
                        and r.data.tags["frostline.phase"] == "finetune"} for seed in "01"}  # fmt: skip
     assert [len(found) for found in pairings.values()] == [1, 1], "arms of a seed share data, order and head"
     assert pairings["0"] != pairings["1"]
-    assert "4 runs (0 recorded before), 0 failed" in said.out
+    assert "5 runs (0 recorded before), 0 failed" in said.out
     written = json.loads(Path("outputs/question/compare.json").read_text())
     assert {path.name for path in Path("outputs/question").iterdir()} >= {"compare.json", "compare.md", "report.html"}
     elsewhere = tmp_path / "elsewhere"
@@ -125,6 +125,22 @@ def test_a_wrong_study_gets_its_sentence(
     said = workplace.frostline("study", study(**changes, pretrain=None), override)
     assert said.code == 2
     assert sentence in said.err
+
+
+def test_what_is_wrong_with_every_arm_is_told_once(workplace: Workplace) -> None:
+    said = workplace.frostline("study", study(arms={"full": [], "bad": ["freeze.k=1"]}), "optimzer.lr=1")
+    assert said.code == 2
+    assert said.err == (
+        "2 problem(s) in the config:\n"
+        "  optimzer: unknown key; did you mean 'optimizer'?\n"
+        "  arm 'bad': freeze.k: unknown to Full; it takes norm_affine, norm_stats\n"
+    )
+    said = workplace.frostline("study", study(pretrain=None), "trainer.max_time=60")
+    assert said.code == 2
+    assert said.err == (
+        "trainer.max_time: a plan counts epochs and their steps; choose trainer.max_epochs and "
+        "trainer.limit_train_batches instead\n"
+    )
 
 
 def test_a_study_that_another_process_is_running_is_refused(workplace: Workplace) -> None:
@@ -322,6 +338,9 @@ def test_arms_start_from_pre_trainings_of_their_own(workplace: Workplace) -> Non
     started = {name: runs[name].data.tags["frostline.parent_weights"] for name in arms}
     turns, digits = (run.info.run_id for run in workplace.runs(phase="pretrain"))
     assert started == {"digits": digits, "turns": turns, "scratch": ""}
+    named = {run.info.run_name for run in workplace.runs(phase="pretrain")}
+    assert named == {"pretrain-digits", "pretrain-turns"}
+    assert "5 runs (0 recorded before), 0 failed" in said.out
 
 
 def test_an_arm_that_starts_from_a_pre_training_that_is_not_there_is_told_before_anything_runs(

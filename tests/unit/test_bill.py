@@ -9,7 +9,7 @@ SHARED = "each run is billed as if it were alone: what runs share of this is spe
 TIMED = forecast(timed=(0, 1, 2, 3))
 """2.25 MFLOP in 4.15 s: 1.9 s of steps, 1.4 s between epochs and 0.5 s before them; the test takes 0.35 s."""
 UNTIMED = forecast()
-"""As many FLOPs, in a time that no rehearsal tells, like that of a head solved in closed form."""
+"""As many FLOPs, in a time that no rehearsal tells, as where nothing trains."""
 
 
 def item(arm: str, seed: int | None = 0, *, due: Forecast | None = None) -> Item:
@@ -17,17 +17,17 @@ def item(arm: str, seed: int | None = 0, *, due: Forecast | None = None) -> Item
 
 
 def test_what_no_rehearsal_timed_is_left_out_of_the_time_and_that_is_said() -> None:
-    items = [item(arm, seed, due=due) for seed in (0, 1) for arm, due in (("full", TIMED), ("ridge", UNTIMED))]
+    items = [item(arm, seed, due=due) for seed in (0, 1) for arm, due in (("full", TIMED), ("none", UNTIMED))]
     assert as_text("question", items) == (
         "study 'question': 4 runs, 0 recorded, 4 to run\n"
         "arm     runs  recorded  to run  FLOPs each  time each      FLOPs      time\n"
         "full       2         0       2  2.25 MFLOP      4.1 s  4.5 MFLOP     8.3 s\n"
-        "ridge      2         0       2  2.25 MFLOP          ?  4.5 MFLOP         ?\n"
+        "none       2         0       2  2.25 MFLOP          ?  4.5 MFLOP         ?\n"
         "in all     4         0       4                           9 MFLOP  >= 8.3 s\n"
         "\n"
         f"{SHARED}\n"
         "order of runs:\n"
-        "  seed 0, seed 1: full, ridge\n"
+        "  seed 0, seed 1: full, none\n"
     )
 
 

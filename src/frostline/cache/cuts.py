@@ -202,10 +202,13 @@ class Cuts:
                 yield f"{phase.span}: {reason}"
 
     def _lasts(self, plan: Plan, phase: Phase) -> bool:
-        """Tell whether an example comes in the same view twice before a phase ends, or to other runs of the kind."""
-        if isinstance(plan.strategy.instead, Solution):
-            return True
+        """Tell whether an example comes in the same view twice before a phase ends, or to other runs of the kind.
+
+        What is solved sees examples as evaluation shows them, which is not kept of those that are shown in other ways.
+        """
         views = self.data.drawn("train").different or 1
+        if isinstance(plan.strategy.instead, Solution):
+            return views == 1
         return _lasting(plan, phase) > views * plan.per_epoch
 
     def _refuse_by_data(self) -> None:

@@ -138,7 +138,7 @@ class AugmentedImages:
 
 
 def as_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Return an image for what works on tensors; where it lies in memory otherwise, it is copied."""
+    """Return an image for what works on tensors: a copy where it lies in memory otherwise, or cannot be written to."""
     return torch.from_numpy(np.require(image, requirements=("C_CONTIGUOUS", "WRITEABLE")))
 
 

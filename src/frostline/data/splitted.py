@@ -160,7 +160,11 @@ class SplittedData(pl.LightningDataModule, ABC):
         Batch normalisation takes statistics of each batch, so one example that is left over joins the batch before it.
         """
         plain = self.split(self.drawn("train").examples, random=False)
-        return self._loader(plain, batch_sampler=none_alone(len(plain), batch_size=self.batch_size))
+        return self._loader(plain, batch_sampler=self.reference_places())
+
+    def reference_places(self) -> list[list[int]]:
+        """Return which examples are in each batch of `reference_dataloader`."""
+        return none_alone(len(self.drawn("train")), batch_size=self.batch_size)
 
     def in_order(self, split: Split, *, view: int, at_once: int) -> DataLoader[Batch]:
         """Load all examples of a split in order, so many at once, as one of its views shows them."""
