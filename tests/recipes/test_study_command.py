@@ -135,10 +135,10 @@ def test_what_is_wrong_with_every_arm_is_told_once(workplace: Workplace) -> None
         "  optimzer: unknown key; did you mean 'optimizer'?\n"
         "  arm 'bad': freeze.k: unknown to Full; it takes norm_affine, norm_stats\n"
     )
-    said = workplace.frostline("study", study(pretrain=None), "trainer.max_time=60")
+    said = workplace.frostline("study", study(pretrain=None), "trainer.max_steps=60")
     assert said.code == 2
     assert said.err == (
-        "trainer.max_time: a plan counts epochs and their steps; choose trainer.max_epochs and "
+        "trainer.max_steps: a plan counts epochs and their steps; choose trainer.max_epochs and "
         "trainer.limit_train_batches instead\n"
     )
 
