@@ -2,7 +2,7 @@
 
 Static strategies on four networks; each forecast and each run in a process of its own, so that peaks are honest. The
 measured run records the prediction that it made of itself too. Networks whose weights are not here are left out, see
-`experiments/sst2`. Run it on a quiet machine, some ten minutes:
+`experiments/sst2`. Run it on a quiet machine, some forty minutes:
 
     python experiments/performance/forecast.py [NETWORK ...]
 """
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -41,6 +41,9 @@ NETWORKS = {
     ],
 }
 ALWAYS = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+TIMES = 3
+"""How often each plan and each run is made, by turns: of some seconds, both scatter as the machine does."""
+
 COSTS = {"train_flops": "FLOPs", "wall_s": "seconds", "peak_memory_mb": "peak MB"}
 
 
@@ -73,9 +76,15 @@ def rows(networks: list[str]) -> Iterator[tuple[str, str, dict[str, tuple[float,
     for network in networks:
         for strategy in STRATEGIES:
             overrides = [*NETWORKS[network], *ALWAYS, f"freeze={strategy}"]
-            said, run = in_a_process("plan", overrides), in_a_process("run", overrides)
+            pairs = [(in_a_process("plan", overrides), in_a_process("run", overrides)) for _ in range(TIMES)]
+            said, run = (medians(each) for each in zip(*pairs, strict=True))
             foreseen = {name: (said[f"cost/predicted_{name}"], run[f"cost/predicted_{name}"]) for name in COSTS}
             yield network, strategy, {name: (*both, run[f"cost/{name}"]) for name, both in foreseen.items()}
+
+
+def medians(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each cost."""
+    return {name: median(costs[name] for costs in found) for name in found[0]}
 
 
 def main(asked: list[str]) -> None:
