@@ -135,7 +135,8 @@ def _notes(items: Sequence[Item]) -> Iterator[str]:
         yield "each run is billed as if it were alone: what runs share of this is spent once"
     waiting = [item.arm for item in items if item.seed is None and not item.recorded]
     if waiting:
-        yield f"{', '.join(waiting)} has not run: it is part of the bill, and what starts from it is counted without"
+        have = "has" if len(waiting) == 1 else "have"
+        yield f"{', '.join(waiting)} {have} not run: part of the bill, and what starts from there is counted without"
 
 
 def _order(items: Sequence[Item]) -> Iterator[str]:

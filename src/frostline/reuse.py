@@ -13,7 +13,7 @@ from frostline.config.effective import plain
 from frostline.data.splitted import SplittedData
 from frostline.data.whole import cache_folder
 from frostline.errors import RequestError
-from frostline.freeze.strategy import Solution
+from frostline.freeze.strategy import Reestimation, Solution
 from frostline.objectives.objective import Objective
 from frostline.plan import Plan
 from frostline.precision import autocast_of, is_single
@@ -85,6 +85,8 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
 
 
 def _refuse_what_is_not_kept(cuts: Cuts, plan: Plan) -> None:
+    if isinstance(plan.strategy.instead, Reestimation):
+        raise RequestError("cache=require: bn_stats passes once through the whole network; choose cache=auto")
     if not plan.epochs and not isinstance(plan.strategy.instead, Solution):
         raise RequestError("cache=require: nothing trains in trainer.max_epochs=0; choose cache=auto")
     if not any(plan.frozen_prefix(phase) for phase in plan.phases):

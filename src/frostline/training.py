@@ -36,6 +36,7 @@ REMARKS = (
     ".*ended before the epoch ended.*",  # our sampler begins where the checkpoint says
     ".*`self.log\\('.*', ..., sync_dist=True\\)`.*",  # the metric itself is reduced over the processes
     ".*callbacks used to create the checkpoint need to be provided.*",  # a fork may do without some
+    ".*is supported for historical reasons.*",  # whoever asks for precision=bf16 means bf16-mixed, which it is
     ".*LeafSpec.*",  # Lightning's own use of a deprecated name of torch
 )
 """Lightning's remarks, as patterns, on what is chosen on purpose."""

@@ -3,7 +3,7 @@
 import json
 
 import torch
-from workplace import FOREIGN, Workplace
+from workplace import FOREIGN, TINY, Workplace
 
 from frostline.nn.weights import read_weights
 
@@ -56,3 +56,13 @@ def test_a_network_without_statistics_is_refused(workplace: Workplace) -> None:
     )  # fmt: skip
     assert said.code == 2
     assert said.err.strip() == "freeze: bn_stats needs layers that store statistics, and this network has none"
+
+
+def test_statistics_are_taken_in_one_pass_of_which_nothing_is_kept(workplace: Workplace) -> None:
+    asked = ("plan", *TINY, f"init_from={workplace.train('pretrain')}", "freeze=bn_stats")
+    said = workplace.frostline(*asked)
+    assert said.code == 0, said.err
+    assert "in every epoch" not in said.out
+    said = workplace.frostline(*asked, "cache=require")
+    problem = "cache=require: bn_stats passes once through the whole network; choose cache=auto\n"
+    assert (said.code, said.err) == (2, problem)

@@ -27,7 +27,7 @@ def test_the_bill_of_a_study_knows_what_is_recorded(workplace: Workplace) -> Non
     lines = said.out.splitlines()
     assert lines[0] == "study 'question': 5 runs, 0 recorded, 5 to run"
     assert lines[-2:] == ["  first: pre-training", "  seed 0, seed 1: full, head"]
-    assert "pre-training has not run: it is part of the bill" in said.out
+    assert "pre-training has not run: part of the bill" in said.out
     assert workplace.runs() == []
     assert workplace.frostline("study", study(seeds=[0])).code == 0
     lines = workplace.frostline("plan", study()).out.splitlines()

@@ -132,3 +132,18 @@ def test_a_strength_is_not_chosen_by_what_is_no_number(workplace: Workplace, mon
     said = workplace.frostline(*asked)
     assert said.code == 1
     assert "freeze=ridge: accuracy is nan on val, by which no strength can be chosen" in said.err
+
+
+@pytest.mark.parametrize("views", [[], ["data.views=2"]])
+def test_nothing_is_kept_of_examples_that_are_augmented_and_the_plan_says_why(
+    views: list[str], workplace: Workplace
+) -> None:
+    asked = (*TINY, *SMALL, "freeze=ridge", "data.augment=true", *views)
+    reason = "they look at examples as evaluation shows them, of which nothing is kept with data.augment"
+    said = workplace.frostline("plan", *asked)
+    assert reason in said.out
+    said = workplace.frostline("plan", *asked, "cache=require")
+    assert (said.code, said.err.count(reason)) == (2, 1)
+    run_id = workplace.train("finetune", *asked[len(TINY) :])
+    metrics = workplace.store.run(run_id).data.metrics
+    assert metrics["cost/train_flops"] == metrics["cost/predicted_train_flops"]

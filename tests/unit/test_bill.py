@@ -49,7 +49,7 @@ def test_a_pre_training_that_has_not_run_is_part_of_the_bill() -> None:
     items = [item("pre-training", None, due=TIMED), item("full", due=TIMED)]
     assert as_text("question", items).splitlines()[-5:] == [
         SHARED,
-        "pre-training has not run: it is part of the bill, and what starts from it is counted without",
+        "pre-training has not run: part of the bill, and what starts from there is counted without",
         "order of runs:",
         "  first: pre-training",
         "  seed 0: full",

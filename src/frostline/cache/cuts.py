@@ -21,7 +21,7 @@ from frostline.cache.prefix import Size, outermost
 from frostline.data.split import Split
 from frostline.data.splitted import SPLITS, SplittedData
 from frostline.digest import digest_of_all
-from frostline.freeze.strategy import Solution
+from frostline.freeze.strategy import Reestimation, Solution
 from frostline.nn.calls import Calls, watch
 from frostline.nn.stages import Stage
 from frostline.plan import MOST_PHASES, Phase, Plan, abridged
@@ -93,6 +93,9 @@ class Cuts:
         Raises:
             NotKept: Nowhere; the sentence says why.
         """
+        solved = isinstance(plan.strategy.instead, Solution)
+        if solved and not self.obstacle and self.data.drawn("train").different != 1:
+            raise NotKept("they look at examples as evaluation shows them, of which nothing is kept with data.augment")
         self._refuse_by_data()
         if self.policy != "require" and not self._lasts(plan, phase):
             raise NotKept("no example comes twice before more of it thaws")
@@ -182,7 +185,12 @@ class Cuts:
         return max(1, sum(tensor.nbytes for tensor in tensors_in(shown)))
 
     def told(self, plan: Plan) -> Iterator[str]:
-        """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not."""
+        """Yield, for each phase that begins with frozen stages, whether these run once for each example, or why not.
+
+        Of statistics that are taken anew there is nothing to say: all stages run, once.
+        """
+        if isinstance(plan.strategy.instead, Reestimation):
+            return
         for phase in plan.phases[:MOST_PHASES]:
             try:
                 cut = self.of(plan, phase)
@@ -202,13 +210,10 @@ class Cuts:
                 yield f"{phase.span}: {reason}"
 
     def _lasts(self, plan: Plan, phase: Phase) -> bool:
-        """Tell whether an example comes in the same view twice before a phase ends, or to other runs of the kind.
-
-        What is solved sees examples as evaluation shows them, which is not kept of those that are shown in other ways.
-        """
-        views = self.data.drawn("train").different or 1
+        """Tell whether an example comes in the same view twice before a phase ends, or to other runs of the kind."""
         if isinstance(plan.strategy.instead, Solution):
-            return views == 1
+            return True
+        views = self.data.drawn("train").different or 1
         return _lasting(plan, phase) > views * plan.per_epoch
 
     def _refuse_by_data(self) -> None:
