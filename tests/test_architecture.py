@@ -18,6 +18,7 @@ LAYERS = [  # top to bottom; a module imports from lines below its own, and from
     {"study", "display", "rank", "weight_space"},
     {"run"},
     {"calibration", "together"},
+    {"rehearsal"},
     {"estimate"},
     {"computed_once"},
     {"dossier", "training", "launch", "beginnings", "waiting"},

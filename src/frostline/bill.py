@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from frostline.calibration import calibrated
-from frostline.errors import RequestError, counted
+from frostline.errors import RequestError, counted, named
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Preparing, Verb, tracking_of
 from frostline.store import Store
-from frostline.study_configs import Composed, arm_of, label_of, named
+from frostline.study_configs import Composed, arm_of, label_of
 from frostline.study_runs import awaiting, start_from
 
 EACH = 4.0

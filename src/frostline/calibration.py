@@ -1,52 +1,35 @@
 """What a run will take in seconds, timed on a rehearsal of its first steps."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
 import torch
-from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
-from frostline.batch import Batch
-from frostline.cache.cut import Cut, size_of
 from frostline.computed_once import cut_of
-from frostline.config.build import build
-from frostline.cost import Meter, held_bytes
+from frostline.cost import held_bytes
 from frostline.data.order import randomness_kept
-from frostline.engine import Freezing
 from frostline.estimate import estimated
 from frostline.flops import kind_of
 from frostline.forecast import Forecast, Pace, Spell
-from frostline.freeze.full import Full
 from frostline.freeze.strategy import Solution
-from frostline.instead import rehearse
-from frostline.interruption import LAST, Interruption
 from frostline.memory import keep_freed_memory, leave_new_memory_unfilled
 from frostline.nn.calls import twin_of
 from frostline.nn.ridge import linear_head, solutions
-from frostline.plan import Phase, Plan
 from frostline.prepare import Prepared
+from frostline.rehearsal import rehearsed, rehearsed_instead
 from frostline.stopwatch import SAMPLES, Stopwatch
-from frostline.training import best_of, last_of, quiet, writing
 
 EACH, ALL = 2.0, 10.0
 """Seconds that one rehearsal may train, and all of them together."""
 
 WIDE = 256
 """Features, and half the examples, of the greatest problem that is solved to know what another one takes."""
-
-EVALUATED = 4
-"""Batches of validation that a rehearsal looks at."""
 
 
 def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
@@ -68,7 +51,7 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
     for spell in _in_turn(forecast.spells):
         if watches and perf_counter() - begun + EACH > seconds:
             break
-        watches.append(_rehearse(prepared, spell.phase))
+        watches.append(rehearsed(prepared, spell.phase, within=EACH))
     on_gpu, copied = watches[0].on_gpu, forecast.spells[0].memory.parameters
     resident = watches[0].resident - (0 if on_gpu else copied)
     pace = _joined([pace for watch in watches if (pace := watch.pace())])
@@ -84,14 +67,7 @@ def _pace_instead(prepared: Prepared, evaluations: int) -> Pace | None:
         prepared: The run; a copy of its network takes part.
         evaluations: Batches of validation by which something is chosen.
     """
-    copy = _copied(prepared)
-    freezing, cut = Freezing(copy.network, copy.plan), cut_of(prepared, copy.plan.phases[0])
-    watch = Stopwatch(freezing, EACH)
-    with randomness_kept(), quiet(), Meter(freezing).measuring():  # to count FLOPs takes time too
-        alone = {"devices": 1, "strategy": "auto", "logger": False, "callbacks": [], "enable_progress_bar": False}
-        device = build(prepared.cfg.trainer, key="trainer", **alone).strategy.root_device
-        watch.on_gpu = device.type == "cuda"
-        rehearse(copy, watch, device, most=SAMPLES + 1, giving=partial(_given, cut, copy.network) if cut else None)
+    watch = rehearsed_instead(prepared, within=EACH)
     pace, instead = watch.pace(), prepared.plan.strategy.instead
     if pace is None or not isinstance(instead, Solution):
         return pace
@@ -119,107 +95,11 @@ def _operations(rows: int, columns: int) -> float:
     return 6.0 * more * fewer**2 + 20.0 * fewer**3
 
 
-def _copied(prepared: Prepared) -> Prepared:
-    """Return the same run with a network of its own."""
-    plan = prepared.plan
-    module, stages, groups = deepcopy((prepared.module, plan.stages, plan.groups))
-    return replace(prepared, module=module, plan=replace(plan, stages=stages, groups=groups))
-
-
 def _in_turn(spells: Sequence[Spell]) -> list[Spell]:
     """Return a spell of each kind, in the order in which they are worth a rehearsal: the extremes, then the others."""
     kinds = {kind_of(spell.phase): spell for spell in spells if spell.batches}
     ordered = sorted(kinds.values(), key=lambda spell: spell.count.flops)
     return list({kind_of(s.phase): s for s in [ordered[-1], ordered[0], *ordered]}.values())
-
-
-def _rehearse(prepared: Prepared, phase: Phase) -> Stopwatch:
-    """Train a copy for some steps of a phase, as a run does, and return what timed them."""
-    cut = cut_of(prepared, phase)
-    copy, batches = _copied(prepared), SAMPLES + 2
-    module, stages, groups = copy.module, copy.plan.stages, copy.plan.groups
-    plan = _Held(strategy=Full(), stages=stages, groups=groups, epochs=2, per_epoch=batches, held=phase)
-    freezing = Freezing(module.network, plan)
-    watch = Stopwatch(freezing, EACH)
-    with randomness_kept(), quiet(), TemporaryDirectory() as folder:
-        given = [_Given(cut, module.network)] if cut else []
-        kept = [best_of(Path(folder)), last_of(Path(folder)), Interruption(Path(folder) / LAST)]
-        callbacks = [freezing, Meter(freezing), watch, *given, *kept]
-        trainer = build(
-            prepared.cfg.trainer,
-            key="trainer",
-            logger=False,
-            callbacks=callbacks,
-            enable_progress_bar=False,
-            num_sanity_val_steps=0,
-            max_epochs=2,
-            devices=1,
-            strategy="auto",
-            limit_train_batches=batches,
-            limit_val_batches=EVALUATED,
-            **writing(prepared.cfg),
-        )
-        data = prepared.data
-        trainer.fit(module, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader())
-    return watch
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Held(Plan):
-    """A plan of one phase only."""
-
-    held: Phase
-
-    def known(self, step: int) -> bool:
-        """Return that all is settled."""
-        return True
-
-    def scales(self, step: int) -> dict[str, float]:
-        """Return the phase's factors."""
-        return dict(self.held.scales)
-
-    def modes(self, scales: Mapping[str, float]) -> dict[str, bool]:
-        """Return the phase's modes."""
-        return dict(self.held.modes)
-
-
-class _Given(Callback):
-    """Give the network, in place of what would be kept, zeros of the same size: a step takes as long.
-
-    Args:
-        cut: Where the network is cut.
-        network: The network.
-    """
-
-    def __init__(self, cut: Cut, network: nn.Module) -> None:
-        self._cut = cut
-        self._network = network
-        self._giving = ExitStack()
-
-    def on_train_batch_start(self, trainer: object, pl_module: object, batch: Batch, batch_idx: int) -> None:
-        """Give zeros in training."""
-        self._give(batch)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Let the network compute all of itself again."""
-        self._giving.close()
-
-    def on_validation_batch_start(self, trainer: object, pl_module: object, batch: Batch, *_: object) -> None:
-        """Give zeros in validation."""
-        self._give(batch)
-
-    def on_validation_batch_end(self, *_: object) -> None:
-        """Let the network compute all of itself again."""
-        self._giving.close()
-
-    def _give(self, batch: Batch) -> None:
-        self._giving.enter_context(_given(self._cut, self._network, batch))
-
-
-def _given(cut: Cut, network: nn.Module, batch: Batch) -> AbstractContextManager[None]:
-    """Give the network, for a batch, zeros in place of what would be kept."""
-    size, device = size_of(batch.inputs), next(network.parameters()).device
-    return cut.giving(network, [shape.zeros(device) for shape in cut.shapes(size)], size)
 
 
 def _computing(prepared: Prepared) -> float:

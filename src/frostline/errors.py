@@ -62,25 +62,51 @@ def moved(error: RequestError, key: str, names: Iterable[str]) -> RequestError:
 
 
 class Mistakes:
-    """Gathers what independent checks refuse, so that a user reads of every mistake at once."""
+    """Gathers what independent checks refuse, so that a user reads of every mistake at once.
 
-    def __init__(self) -> None:
-        self._found: list[RequestError] = []
+    Args:
+        alike: Names of checks that are alike, as those of a study's arms are: what all of them refuse is told once.
+    """
+
+    def __init__(self, alike: Iterable[str] = ()) -> None:
+        self._alike = list(alike)
+        self._found: list[tuple[str, RequestError]] = []
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Keep the refusal of this context, if there is one, for `refuse`."""
+    def gathered(self, name: str = "") -> Iterator[None]:
+        """Keep the refusal of this context, if there is one, for `refuse`, which puts a name before it."""
         try:
             yield
         except RequestError as error:
-            self._found.append(error)
+            self._found.append((name, error))
 
     def refuse(self) -> None:
-        """Raise what was gathered: one error as it is, several as a `ConfigError` of them all."""
-        if len(self._found) == 1:
-            raise self._found[0]
-        if self._found:
-            raise ConfigError([problem for error in self._found for problem in problems_of(error)])
+        """Raise what was gathered: one sentence as an error of its kind, several as a `ConfigError` of them all."""
+        if not self._found:
+            return
+        errors = [error for _, error in self._found]
+        problems = list(dict.fromkeys(self._told()))
+        if len(problems) > 1 or any(isinstance(error, ConfigError) for error in errors):
+            raise ConfigError(problems) from errors[0]
+        raise type(errors[0])(problems[0]) from errors[0]
+
+    def _told(self) -> Iterator[str]:
+        """Yield each problem behind the name of its check, but for what all that are alike have in common."""
+        found = {name: set(problems_of(error)) for name, error in self._found}
+        of_each = [found.get(name, set()) for name in self._alike]
+        common = set[str].intersection(*of_each) if len(of_each) > 1 else set[str]()
+        for name, error in self._found:
+            for problem in problems_of(error):
+                yield f"{name}: {problem}" if name and problem not in common else problem
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Put a name before what this context refuses."""
+    mistakes = Mistakes()
+    with mistakes.gathered(name):
+        yield
+    mistakes.refuse()
 
 
 class DataError(RequestError):

@@ -17,13 +17,12 @@ from frostline.config.build import build
 from frostline.config.effective import WITHOUT_EFFECT, effective, plain, signature
 from frostline.data.splitted import SplittedData
 from frostline.digest import digest
-from frostline.errors import ConfigError, Mistakes, RequestError
+from frostline.errors import ConfigError, Mistakes
 from frostline.freeze.full import Full
 from frostline.freeze.strategy import Strategy
 from frostline.init_from import named_weights
 from frostline.initial import Ingredients, Initial, Initials, drawn, example_of
 from frostline.modules import FineTuning, Pretraining, Training
-from frostline.nearest import did_you_mean
 from frostline.nn.activation_checkpointing import recompute
 from frostline.nn.adapters import Attached, attach, plain_name
 from frostline.nn.backbone import Backbone
@@ -41,6 +40,7 @@ from frostline.refusals import (
     refuse_other_tasks,
     refuse_random_parts,
     refuse_unknown_metric,
+    refuse_wrong_savings,
 )
 from frostline.regularizers.regularizer import Start
 from frostline.reuse import cuts_for
@@ -147,7 +147,7 @@ def prepare(
     _refuse_a_wrong_plan(verb, plan, start, given, unfilled)
     module = _module(cfg, verb, start.network, given, plan)
     refuse_unknown_metric(plan, module)
-    _refuse_wrong_savings(cfg, plan)
+    refuse_wrong_savings(cfg, plan)
     module.unmoving = _unmoving(cfg, plan, start)
     cuts = None
     if verb == "finetune":
@@ -316,21 +316,6 @@ def _refuse_a_wrong_plan(verb: Verb, plan: Plan, start: Initial, given: Ingredie
     refuse_instead(plan, start.network, given.objective, start.first)
     refuse_random_parts(plan, unfilled)
     refuse_batches_of_one(verb, plan, start.network, given.data)
-
-
-def _refuse_wrong_savings(cfg: DictConfig, plan: Plan) -> None:
-    """Refuse what would spare memory or time, but change what is trained, or is not known."""
-    if cfg.activation_checkpointing:
-        updates = any(hasattr(module, "running_mean") for part in plan.stages for module in part.modules.values())
-        if updates and plan.strategy.norm_stats != "frozen":
-            raise RequestError(
-                "activation_checkpointing: a second pass would update the statistics of normalisation layers twice; "
-                "add freeze.norm_stats=frozen, or do without"
-            )
-    if cfg.compile is not None:
-        known = torch.compiler.list_backends(exclude_tags=())
-        if cfg.compile not in known:
-            raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
 
 
 def _recompute_and_compile(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:

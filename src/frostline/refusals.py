@@ -186,6 +186,21 @@ def batches_of_one(verb: str, data: SplittedData) -> RequestError:
     return RequestError(f"{key}: {problem}; {way_out}{frozen}")
 
 
+def refuse_wrong_savings(cfg: DictConfig, plan: Plan) -> None:
+    """Refuse what would spare memory or time, but change what is trained, or is not known."""
+    if cfg.activation_checkpointing:
+        updates = any(hasattr(module, "running_mean") for part in plan.stages for module in part.modules.values())
+        if updates and plan.strategy.norm_stats != "frozen":
+            raise RequestError(
+                "activation_checkpointing: a second pass would update the statistics of normalisation layers twice; "
+                "add freeze.norm_stats=frozen, or do without"
+            )
+    if cfg.compile is not None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if cfg.compile not in known:
+            raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
+
+
 OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (
     _refuse_what_no_plan_can_hold,
     _refuse_other_lengths,

@@ -12,7 +12,7 @@ from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, Preparing, prepare
 from frostline.store import Store
 from frostline.study import Study
-from frostline.study_configs import Composed, Wrong, arm_of, label_of
+from frostline.study_configs import Composed, arm_of, label_of, mistakes_of
 
 
 def awaiting(
@@ -31,11 +31,11 @@ def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | Non
 
 def prepared_pretrainings(asked: Composed, store: Store) -> dict[str, Prepared]:
     """Prepare the pre-training runs, by what `init_from` calls them; what is wrong with any is told at once."""
-    wrong, found = Wrong(asked.study.arms), {}
+    mistakes, found = mistakes_of(asked.study), {}
     for called, cfg in asked.pretrainings.items():
-        with wrong.gathered(label_of(called)):
+        with mistakes.gathered(label_of(called)):
             found[called] = prepare(cfg, "pretrain", store)
-    wrong.refuse()
+    mistakes.refuse()
     return found
 
 
@@ -66,15 +66,15 @@ def prepared_arms(
     Raises:
         RequestError: Some arms are wrong; all of them are named.
     """
-    wrong, metrics = Wrong(asked.study.arms), []
+    mistakes, metrics = mistakes_of(asked.study), []
     for arm, cfg in asked.arms(asked.study.seeds[0]).items():
         prepared = None
-        with wrong.gathered(arm_of(arm)):
+        with mistakes.gathered(arm_of(arm)):
             prepared = preparing(cfg, awaited=arm in without_weights)
         if prepared is not None:
             metrics.append(scalars(prepared.module.test_metrics))
             yield arm, prepared
-    wrong.refuse()
+    mistakes.refuse()
     _refuse_unknown_metric(asked.study, metrics[0])
 
 
