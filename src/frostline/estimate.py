@@ -15,6 +15,7 @@ from frostline.forecast import Forecast, Memory, Spell
 from frostline.freeze.strategy import Solution
 from frostline.modules import Training
 from frostline.plan import Phase, Plan
+from frostline.precision import width_of
 from frostline.prepare import Prepared, batches_seen
 from frostline.processes import processes_of
 
@@ -63,7 +64,7 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
     """Describe each phase, of epochs of so many batches and examples."""
     plan, phases = prepared.plan, outlook(prepared.plan)
     counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
-    weights = _weights(prepared.module, plan)
+    weights, width = _weights(prepared.module, plan), width_of(prepared.cfg.trainer.get("precision"))
     shares = [min(1, plan.passes) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
     of_a_step = len(prepared.first.places) * int(prepared.cfg.trainer.get("accumulate_grad_batches", 1))
     reuses = reuses_of(prepared, phases)
@@ -80,7 +81,7 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
             examples=until(phase.stop) - until(phase.start),
             trainable=plan.trainable(phase),
             count=counts[kind_of(phase)],
-            memory=weights.memory(phase, counts[kind_of(phase)]),
+            memory=weights.memory(phase, counts[kind_of(phase)]).times(width),
             settled=phase.start < plan.horizon,
             reuse=reuse,
         )

@@ -1,7 +1,7 @@
 """What a run will take: FLOPs by stage and pass, memory and seconds, phase by phase and in all."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,10 @@ class Memory:
     gradients: int
     state: int
     activations: int
+
+    def times(self, factor: float) -> "Memory":
+        """Return what values of other sizes need."""
+        return Memory(**{part: round(factor * size) for part, size in asdict(self).items()})
 
     @property
     def training(self) -> int:

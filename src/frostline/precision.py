@@ -1,4 +1,4 @@
-"""Mixed precision, for what a network computes outside of Lightning's steps."""
+"""Precisions of a trainer, for what a network computes outside of Lightning's steps and what a step is to need."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -15,6 +15,11 @@ def autocast_of(precision: object) -> torch.dtype | None:
         precision: Lightning's name of it, or None for its default.
     """
     return torch.bfloat16 if precision in MIXED else None
+
+
+def width_of(precision: object) -> float:
+    """Return the bytes of a parameter where a trainer of this precision has cast it, as a multiple of float32's."""
+    return {"64": 2.0, "64-true": 2.0, "16-true": 0.5, "bf16-true": 0.5}.get(str(precision), 1.0)
 
 
 def is_single(precision: object) -> bool:

@@ -163,6 +163,16 @@ def test_the_test_split_is_not_looked_at(workplace: Workplace, monkeypatch: pyte
     assert calibrated(prepared, seconds=0.1).tests > estimated(prepared).evaluations
 
 
+@pytest.mark.parametrize(("precision", "width"), [("64-true", 2.0), ("64", 2.0), ("bf16-true", 0.5), ("bf16", 1.0)])
+def test_memory_is_that_of_the_precision_to_which_the_network_is_cast(
+    precision: str, width: float, workplace: Workplace
+) -> None:
+    single, cast = (estimated(request(f"trainer.precision={each}")).spells[0].memory for each in ("32-true", precision))
+    assert (cast.parameters, cast.gradients) == (width * single.parameters, width * single.gradients)
+    if precision != "bf16":  # in which activations are of both kinds
+        assert (cast.state, cast.activations) == (width * single.state, width * single.activations)
+
+
 def test_what_was_compiled_is_counted_too(workplace: Workplace) -> None:
     prepared = request("compile=eager")
     assert estimated(prepared).flops == estimated(request()).flops
