@@ -8,12 +8,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from frostline.calibration import calibrated
-from frostline.errors import RequestError, counted, named
+from frostline.errors import counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Preparing, Verb, tracking_of
-from frostline.store import Store
-from frostline.study_configs import Composed, arm_of, label_of
-from frostline.study_runs import awaiting, start_from
+from frostline.store import Store, is_there
+from frostline.study_configs import Composed, arm_of, label_of, mistakes_of
+from frostline.study_runs import awaiting, refuse_unknown_metric, start_from
 
 EACH = 4.0
 """Seconds that the rehearsals of an arm may train."""
@@ -68,34 +68,37 @@ class _Estimate:
 
 
 def items_of(asked: Composed) -> Iterator[Item]:
-    """Yield the runs of a study in the order in which it takes them; nothing is trained or recorded.
+    """Yield the runs of a study in the order in which it takes them, and tell behind them what is wrong with any.
+
+    Nothing is trained or recorded.
 
     Where a pre-training has not run, what starts from it is forecast without its weights: they cost the same.
 
     Raises:
         RequestError: The request is wrong.
     """
-    store = _store(asked.first)
+    refuse_unknown_metric(asked)
+    store, mistakes = _store(asked.first), mistakes_of(asked.study)
     estimate = _Estimate(store=store, prepare=Preparing(store), forecasts={})
     ids = dict[str, Any]()
     for called, cfg in asked.pretrainings.items():
-        with named(label_of(called)):
+        with mistakes.gathered(label_of(called)):
             item, ids[called] = estimate.item(cfg, "pretrain", label_of(called), None, fresh=False)
-        yield item
+            yield item
+    mistakes.refuse()
     fresh = awaiting(asked.runs, ids)
     start_from(asked.runs.values(), ids)
     for (arm, seed), cfg in asked.runs.items():
-        with named(arm_of(arm)):
+        with mistakes.gathered(arm_of(arm)):
             item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in fresh)
-        yield item
+            yield item
+    mistakes.refuse()
 
 
 def _store(cfg: DictConfig) -> Store | None:
-    """Return the store, or None where nothing has been recorded yet."""
-    try:
-        return Store.open(tracking_of(cfg), cfg.experiment_name, create=False)
-    except RequestError:
-        return None
+    """Return the store; None where there is none yet, which is not to be made for a bill."""
+    tracking = tracking_of(cfg)
+    return Store.open(tracking, cfg.experiment_name) if is_there(tracking.resolved) else None
 
 
 def as_text(name: str, items: Sequence[Item]) -> str:
@@ -116,17 +119,18 @@ def as_text(name: str, items: Sequence[Item]) -> str:
 def _row(arm: str, items: Sequence[Item], *, whole: bool = False) -> tuple[str, ...]:
     due = [item.forecast for item in items if item.forecast is not None]
     done, sign = len(items) - len(due), "" if all(forecast.settled for forecast in due) else "<= "
-    each = (sign + amount(due[0].flops), sign + _seconds(due[:1])) if due and not whole else ("", "")
-    sums = (sign + amount(sum(f.flops for f in due)), sign + _seconds(due)) if due else ("-", "-")
+    each = (sign + amount(due[0].flops), _seconds(due[:1])) if due and not whole else ("", "")
+    sums = (sign + amount(sum(f.flops for f in due)), _seconds(due)) if due else ("-", "-")
     return arm, str(len(items)), str(done), str(len(due)), *each, *sums
 
 
 def _seconds(forecasts: Sequence[Forecast]) -> str:
     """Return how long runs take, from the first step to the end of the test, those that were not timed left out."""
     timed = [forecast for forecast in forecasts if forecast.pace is not None]
-    if not timed:
+    partial, settled = len(timed) < len(forecasts), all(forecast.settled for forecast in forecasts)
+    if not timed or (partial and not settled):
         return "?"
-    sign = ">= " if len(timed) < len(forecasts) else ""
+    sign = ">= " if partial else "" if settled else "<= "
     return sign + duration(sum(forecast.wall + forecast.testing for forecast in timed))
 
 

@@ -52,8 +52,8 @@ def calibrated(prepared: Prepared, *, seconds: float = ALL) -> Forecast:
         if watches and perf_counter() - begun + EACH > seconds:
             break
         watches.append(rehearsed(prepared, spell.phase, within=EACH))
-    on_gpu, copied = watches[0].on_gpu, forecast.spells[0].memory.parameters
-    resident = watches[0].resident - (0 if on_gpu else copied)
+    on_gpu, rehearsed_upon = watches[0].on_gpu, [*prepared.module.parameters(), *prepared.module.buffers()]
+    resident = watches[0].resident - (0 if on_gpu else sum(tensor.nbytes for tensor in rehearsed_upon))
     pace = _joined([pace for watch in watches if (pace := watch.pace())])
     steps = {kind: max(0.0, seconds - reading) for kind, seconds in pace.steps.items()}  # a rehearsal reads all its own
     pace = replace(pace, steps=steps, reading=reading, computing=_computing(prepared))

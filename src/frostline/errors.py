@@ -58,7 +58,8 @@ def moved(error: RequestError, key: str, names: Iterable[str]) -> RequestError:
     """
     names = "|".join(map(re.escape, names))
     own = rf"(?<![\w./]){re.escape(key.partition('.')[0])}\.(?=(?:{names})\b)"
-    return type(error)(re.sub(own, f"{key}.", str(error)))
+    problems = [re.sub(own, f"{key}.", problem) for problem in problems_of(error)]
+    return ConfigError(problems) if isinstance(error, ConfigError) else type(error)(*problems)
 
 
 class Mistakes:
@@ -92,21 +93,11 @@ class Mistakes:
 
     def _told(self) -> Iterator[str]:
         """Yield each problem behind the name of its check, but for what all that are alike have in common."""
-        found = {name: set(problems_of(error)) for name, error in self._found}
-        of_each = [found.get(name, set()) for name in self._alike]
+        found = [(name, problem) for name, error in self._found for problem in problems_of(error)]
+        of_each = [{problem for name, problem in found if name == alike} for alike in self._alike]
         common = set[str].intersection(*of_each) if len(of_each) > 1 else set[str]()
-        for name, error in self._found:
-            for problem in problems_of(error):
-                yield f"{name}: {problem}" if name and problem not in common else problem
-
-
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Put a name before what this context refuses."""
-    mistakes = Mistakes()
-    with mistakes.gathered(name):
-        yield
-    mistakes.refuse()
+        for name, problem in found:
+            yield f"{name}: {problem}" if name and problem not in common else problem
 
 
 class DataError(RequestError):

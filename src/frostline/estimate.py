@@ -64,7 +64,8 @@ def _spells(prepared: Prepared, *, batches: int, examples: int, thrifty: bool) -
     """Describe each phase, of epochs of so many batches and examples."""
     plan, phases = prepared.plan, outlook(prepared.plan)
     counts = _counts(prepared, phases, most=FEW_KINDS if thrifty else MOST_KINDS)
-    weights, width = _weights(prepared.module, plan), width_of(prepared.cfg.trainer.get("precision"))
+    weights, trains = _weights(prepared.module, plan), plan.strategy.instead is None
+    width = width_of(prepared.cfg.trainer.get("precision")) if trains else 1.0  # it is a trainer that casts
     shares = [min(1, plan.passes) * (phase.stop - phase.start) / plan.per_epoch for phase in phases]
     of_a_step = len(prepared.first.places) * int(prepared.cfg.trainer.get("accumulate_grad_batches", 1))
     reuses = reuses_of(prepared, phases)

@@ -308,12 +308,19 @@ def _total(forecast: Forecast) -> str:
         f"  memory  peak {megabytes(forecast.peak)}: {held} before, {added} to train and to keep the best epoch",
     ]
     if forecast.pace is not None:
-        behind = "checkpoints" if forecast.chooses else "what is made of them"
-        lines.append(
-            f"  time    {duration(forecast.wall)}: steps {duration(forecast.training)}, "
-            f"validation and {behind} {duration(forecast.validating)}; then test {duration(forecast.testing)}"
-        )
+        parts = ", ".join(f"{what} {duration(seconds)}" for what, seconds in _parts(forecast))
+        lines.append(f"  time    {duration(forecast.wall)}: {parts}; then test {duration(forecast.testing)}")
     return "\n".join(lines)
+
+
+def _parts(forecast: Forecast) -> Iterator[tuple[str, float]]:
+    """Yield what the time of a run is made of; a start, and what is computed once, where it is to be seen."""
+    assert forecast.pace is not None
+    for what, seconds in (("start", forecast.pace.opening), ("once", forecast.computing)):
+        if seconds >= 0.05:
+            yield what, seconds
+    yield "steps" if forecast.chooses else "the pass", forecast.training
+    yield "validation and " + ("checkpoints" if forecast.chooses else "what is solved"), forecast.validating
 
 
 def amount(flops: float) -> str:

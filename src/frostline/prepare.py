@@ -39,8 +39,8 @@ from frostline.refusals import (
     refuse_instead,
     refuse_other_tasks,
     refuse_random_parts,
+    refuse_second_passes,
     refuse_unknown_metric,
-    refuse_wrong_savings,
 )
 from frostline.regularizers.regularizer import Start
 from frostline.reuse import cuts_for
@@ -144,10 +144,9 @@ def prepare(
         lay_channels_last(start.network)
     plan, attached = _plan(cfg, verb, start, given.data)
     unfilled = frozenset() if awaited else _unfilled(start.carried, plan.stages[-1], given)
-    _refuse_a_wrong_plan(verb, plan, start, given, unfilled)
+    _refuse_a_wrong_plan(verb, cfg, plan, start, given, unfilled)
     module = _module(cfg, verb, start.network, given, plan)
     refuse_unknown_metric(plan, module)
-    refuse_wrong_savings(cfg, plan)
     module.unmoving = _unmoving(cfg, plan, start)
     cuts = None
     if verb == "finetune":
@@ -311,11 +310,20 @@ def _unfilled(carried: Carried | None, head: Stage, given: Ingredients) -> froze
     return carried.unfilled | frozenset(head.parameters if carried.other_classes else ())
 
 
-def _refuse_a_wrong_plan(verb: Verb, plan: Plan, start: Initial, given: Ingredients, unfilled: frozenset[str]) -> None:
-    """Refuse a plan that the objective, the weights or the batches do not let succeed."""
-    refuse_instead(plan, start.network, given.objective, start.first)
-    refuse_random_parts(plan, unfilled)
-    refuse_batches_of_one(verb, plan, start.network, given.data)
+def _refuse_a_wrong_plan(
+    verb: Verb, cfg: DictConfig, plan: Plan, start: Initial, given: Ingredients, unfilled: frozenset[str]
+) -> None:
+    """Refuse a plan that the objective, the weights, the batches or what saves memory do not let succeed."""
+    mistakes = Mistakes()
+    with mistakes.gathered():
+        refuse_instead(plan, start.network, given.objective, start.first)
+    with mistakes.gathered():
+        refuse_random_parts(plan, unfilled)
+    with mistakes.gathered():
+        refuse_batches_of_one(verb, plan, start.network, given.data)
+    with mistakes.gathered():
+        refuse_second_passes(verb, cfg, plan, start.network)
+    mistakes.refuse()
 
 
 def _recompute_and_compile(cfg: DictConfig, network: nn.Module, plan: Plan) -> None:

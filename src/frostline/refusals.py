@@ -12,6 +12,7 @@ from frostline.config.build import as_request, build
 from frostline.config.effective import plain
 from frostline.data.splitted import SplittedData
 from frostline.errors import Mistakes, RequestError, counted
+from frostline.freeze.only import Only
 from frostline.freeze.strategy import Reestimation, Solution
 from frostline.modules import Training
 from frostline.nearest import did_you_mean
@@ -87,6 +88,13 @@ def _refuse_other_precisions(cfg: DictConfig) -> None:
         )
 
 
+def _refuse_unknown_backend(cfg: DictConfig) -> None:
+    if cfg.compile is not None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if cfg.compile not in known:
+            raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
+
+
 def _refuse_optimizer(cfg: DictConfig) -> None:
     """Let the optimizer check its own ranges, before anything is read or built that takes long."""
     if cfg.optimizer.get("differentiable"):
@@ -110,7 +118,9 @@ def refuse_other_tasks(data: Any, model: Any, objective: Any) -> None:
         with mistakes.gathered():
             if set(shared).isdisjoint(tasks):
                 its, wanted = " or ".join(tasks), " or ".join(shared)
-                raise RequestError(f"{key}: is for {its}, but the data is for {wanted}; choose another {key}, or data")
+                other = "data" if shared == data.tasks else "objective"
+                whose = "the data is" if other == "data" else "data and objective are"
+                raise RequestError(f"{key}: is for {its}, but {whose} for {wanted}; choose another {key}, or {other}")
             shared = tuple(task for task in shared if task in tasks)
     mistakes.refuse()
 
@@ -128,13 +138,14 @@ def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
         )
     if stuck and isinstance(plan.strategy.instead, Reestimation):
         raise RequestError(
-            f"freeze: the head knows nothing of these classes ({', '.join(stuck)}) and {name} trains nothing; "
+            f"freeze: the head ({', '.join(stuck)}) knows nothing of these classes and {name} trains nothing; "
             "carry weights whose head has these classes, or choose a strategy that trains"
         )
     if stuck:
+        named = "add 'head' to freeze.stages, or " if isinstance(plan.strategy, Only) else ""
         raise RequestError(
-            f"freeze: the head knows nothing of these classes ({', '.join(stuck)}) and {name} never trains it; "
-            "add 'head' to freeze.stages, or choose a strategy that trains the head"
+            f"freeze: the head ({', '.join(stuck)}) knows nothing of these classes and {name} never trains it; "
+            f"{named}choose a strategy that trains the head"
         )
 
 
@@ -186,19 +197,17 @@ def batches_of_one(verb: str, data: SplittedData) -> RequestError:
     return RequestError(f"{key}: {problem}; {way_out}{frozen}")
 
 
-def refuse_wrong_savings(cfg: DictConfig, plan: Plan) -> None:
-    """Refuse what would spare memory or time, but change what is trained, or is not known."""
-    if cfg.activation_checkpointing:
-        updates = any(hasattr(module, "running_mean") for part in plan.stages for module in part.modules.values())
-        if updates and plan.strategy.norm_stats != "frozen":
-            raise RequestError(
-                "activation_checkpointing: a second pass would update the statistics of normalisation layers twice; "
-                "add freeze.norm_stats=frozen, or do without"
-            )
-    if cfg.compile is not None:
-        known = torch.compiler.list_backends(exclude_tags=())
-        if cfg.compile not in known:
-            raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
+def refuse_second_passes(verb: str, cfg: DictConfig, plan: Plan, network: nn.Module) -> None:
+    """Refuse to compute again, in the backward pass, what would count the same batch twice."""
+    if not cfg.activation_checkpointing or plan.strategy.norm_stats == "frozen":
+        return
+    names = storing(network).keys() & {name for stage in plan.stages[1:-1] for name in stage.modules}
+    if names and (plan.horizon < plan.end or any(phase.modes[name] for phase in plan.phases for name in names)):
+        frozen = "add freeze.norm_stats=frozen, or " if verb == "finetune" else ""
+        raise RequestError(
+            "activation_checkpointing: a second pass would update the statistics of normalisation layers twice; "
+            f"{frozen}do without"
+        )
 
 
 OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (
@@ -207,6 +216,7 @@ OF_A_CONFIG: Sequence[Callable[[DictConfig], None]] = (
     _refuse_another_logger,
     _refuse_another_average,
     _refuse_other_precisions,
+    _refuse_unknown_backend,
     _refuse_optimizer,
 )
 """Checks of a config alone, which read no data and build no network."""

@@ -45,9 +45,9 @@ def rehearsed(prepared: Prepared, phase: Phase, *, within: float) -> Stopwatch:
     freezing = Freezing(module.network, plan)
     watch = Stopwatch(freezing, within)
     with randomness_kept(), quiet(), TemporaryDirectory() as folder:
-        given = [_Given(cut, module.network)] if cut else []
+        zeros = [_Zeros(cut, module.network)] if cut else []
         kept = [best_of(Path(folder)), last_of(Path(folder)), Interruption(Path(folder) / LAST)]
-        callbacks = [freezing, Meter(freezing), watch, *given, *kept]
+        callbacks = [freezing, Meter(freezing), watch, *zeros, *kept]
         trainer = build(
             prepared.cfg.trainer,
             key="trainer",
@@ -81,7 +81,9 @@ def rehearsed_instead(prepared: Prepared, *, within: float) -> Stopwatch:
         alone = {"devices": 1, "strategy": "auto", "logger": False, "callbacks": [], "enable_progress_bar": False}
         device = build(prepared.cfg.trainer, key="trainer", **alone).strategy.root_device
         watch.on_gpu = device.type == "cuda"
-        rehearse(copy, watch, device, most=SAMPLES + 1, giving=partial(_given, cut, copy.network) if cut else None)
+        rehearse(
+            copy, watch, device, most=SAMPLES + 1, giving=partial(_giving_zeros, cut, copy.network) if cut else None
+        )
     return watch
 
 
@@ -111,7 +113,7 @@ class _Held(Plan):
         return dict(self.held.modes)
 
 
-class _Given(Callback):
+class _Zeros(Callback):
     """Give the network, in place of what would be kept, zeros of the same size: a step takes as long.
 
     Args:
@@ -141,10 +143,10 @@ class _Given(Callback):
         self._giving.close()
 
     def _give(self, batch: Batch) -> None:
-        self._giving.enter_context(_given(self._cut, self._network, batch))
+        self._giving.enter_context(_giving_zeros(self._cut, self._network, batch))
 
 
-def _given(cut: Cut, network: nn.Module, batch: Batch) -> AbstractContextManager[None]:
+def _giving_zeros(cut: Cut, network: nn.Module, batch: Batch) -> AbstractContextManager[None]:
     """Give the network, for a batch, zeros in place of what would be kept."""
     size, device = size_of(batch.inputs), next(network.parameters()).device
     return cut.giving(network, [shape.zeros(device) for shape in cut.shapes(size)], size)

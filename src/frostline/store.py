@@ -207,9 +207,14 @@ def _connected(uri: str) -> MlflowClient:
 
 def _refuse_an_absent_file(uri: str) -> None:
     """MLflow would create the file of a store that is only to be read."""
-    file = uri.removeprefix("sqlite:///")
-    if file != uri and not Path(file).exists():
+    if not is_there(uri):
+        file = uri.removeprefix("sqlite:///")
         raise RequestError(f"tracking.uri: there is no store at {file}; is this the folder where it was made?")
+
+
+def is_there(uri: str) -> bool:
+    """Tell whether a store has been made before; of one on a server, whoever connects to it will know."""
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def _refuse_a_file_that_cannot_be_written(uri: str) -> None:

@@ -55,7 +55,7 @@ def composed(study: Study, name: str, overrides: Sequence[str]) -> Composed:
         overrides: More overrides, of every run.
 
     Raises:
-        RequestError: The request is mistakes.
+        RequestError: The request is wrong.
     """
     if seeds := [override for override in overrides if override.lstrip("+").startswith("seed=")]:
         raise RequestError(f"{seeds[0]}: a study's seeds stand in its study.yaml; change them there")

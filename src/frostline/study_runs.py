@@ -6,7 +6,7 @@ from dataclasses import replace
 from omegaconf import DictConfig
 
 from frostline.config.build import build
-from frostline.errors import RequestError
+from frostline.errors import Mistakes, RequestError
 from frostline.nearest import did_you_mean
 from frostline.objectives.objective import Objective, scalars
 from frostline.prepare import Prepared, Preparing, prepare
@@ -31,7 +31,7 @@ def start_from(configs: Iterable[DictConfig], pretrained: Mapping[str, str | Non
 
 def prepared_pretrainings(asked: Composed, store: Store) -> dict[str, Prepared]:
     """Prepare the pre-training runs, by what `init_from` calls them; what is wrong with any is told at once."""
-    mistakes, found = mistakes_of(asked.study), {}
+    mistakes, found = Mistakes(alike=map(label_of, asked.pretrainings)), {}
     for called, cfg in asked.pretrainings.items():
         with mistakes.gathered(label_of(called)):
             found[called] = prepare(cfg, "pretrain", store)
@@ -66,22 +66,25 @@ def prepared_arms(
     Raises:
         RequestError: Some arms are wrong; all of them are named.
     """
-    mistakes, metrics = mistakes_of(asked.study), []
+    mistakes = mistakes_of(asked.study)
     for arm, cfg in asked.arms(asked.study.seeds[0]).items():
         prepared = None
         with mistakes.gathered(arm_of(arm)):
             prepared = preparing(cfg, awaited=arm in without_weights)
+            _refuse_unknown_metric(asked.study, scalars(prepared.module.test_metrics))
         if prepared is not None:
-            metrics.append(scalars(prepared.module.test_metrics))
             yield arm, prepared
     mistakes.refuse()
-    _refuse_unknown_metric(asked.study, metrics[0])
 
 
 def refuse_unknown_metric(asked: Composed) -> None:
-    """Refuse a metric that no run can log, before its data is known: any number of classes may be there."""
-    objective: Objective = build(asked.first.objective, key="objective")
-    _refuse_unknown_metric(asked.study, scalars(objective.metrics([str(number) for number in range(10)])))
+    """Refuse a metric that an arm cannot log, before its data is known: any number of classes may be there."""
+    mistakes, classes = mistakes_of(asked.study), [str(number) for number in range(10)]
+    for arm, cfg in asked.arms(asked.study.seeds[0]).items():
+        with mistakes.gathered(arm_of(arm)):
+            objective: Objective = build(cfg.objective, key="objective")
+            _refuse_unknown_metric(asked.study, scalars(objective.metrics(classes)))
+    mistakes.refuse()
 
 
 def _refuse_unknown_metric(study: Study, metrics: Iterable[str]) -> None:

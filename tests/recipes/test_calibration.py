@@ -1,5 +1,6 @@
 """A forecast of a real request leaves the run as it would have been, and its parts are those of the run."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from workplace import FOREIGN, TINY, Workplace
 
-from frostline import calibration
+from frostline import calibration, stopwatch
 from frostline.calibration import calibrated
 from frostline.checkpoint import weights_hash
 from frostline.config.compose import compose
@@ -163,14 +164,37 @@ def test_the_test_split_is_not_looked_at(workplace: Workplace, monkeypatch: pyte
     assert calibrated(prepared, seconds=0.1).tests > estimated(prepared).evaluations
 
 
-@pytest.mark.parametrize(("precision", "width"), [("64-true", 2.0), ("64", 2.0), ("bf16-true", 0.5), ("bf16", 1.0)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("64-true", "float64"), ("64", "float64"), ("bf16-true", "bfloat16"), ("bf16", "float32")]
+)
 def test_memory_is_that_of_the_precision_to_which_the_network_is_cast(
-    precision: str, width: float, workplace: Workplace
+    precision: str, dtype: str, workplace: Workplace
 ) -> None:
-    single, cast = (estimated(request(f"trainer.precision={each}")).spells[0].memory for each in ("32-true", precision))
-    assert (cast.parameters, cast.gradients) == (width * single.parameters, width * single.gradients)
+    single, cast = (request(f"trainer.precision={each}") for each in ("32-true", precision))
+    expected = held(deepcopy(single.network).to(getattr(torch, dtype)))
+    width, memory = held(single.network) / expected, estimated(cast).spells[0].memory
+    assert memory.parameters == pytest.approx(expected, rel=0.01)
     if precision != "bf16":  # in which activations are of both kinds
-        assert (cast.state, cast.activations) == (width * single.state, width * single.activations)
+        assert memory.training * width == pytest.approx(estimated(single).spells[0].memory.training, rel=0.01)
+
+
+def held(network: nn.Module) -> int:
+    """Return the bytes of parameters and buffers."""
+    return sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers()])
+
+
+def test_what_takes_no_step_is_not_cast(workplace: Workplace) -> None:
+    single, cast = (request("freeze=ridge", f"trainer.precision={each}") for each in ("32-true", "64-true"))
+    assert estimated(cast).spells[0].memory == estimated(single).spells[0].memory
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_a_run_starts_without_the_network_that_was_copied_for_the_rehearsal(
+    precision: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopwatch, "held_bytes", lambda **_: 10**9)
+    prepared = request(f"trainer.precision={precision}")
+    assert calibrated(prepared).resident == 10**9 - held(prepared.network)
 
 
 def test_what_was_compiled_is_counted_too(workplace: Workplace) -> None:

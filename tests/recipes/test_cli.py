@@ -426,7 +426,7 @@ def test_a_new_head_that_would_never_train_is_refused(workplace: Workplace) -> N
     said = workplace.frostline(*never)
     assert said.code == 2
     assert said.err.strip() == (
-        "freeze: the head knows nothing of these classes (linear.bias, linear.weight) and Only never trains it; "
+        "freeze: the head (linear.bias, linear.weight) knows nothing of these classes and Only never trains it; "
         "add 'head' to freeze.stages, or choose a strategy that trains the head"
     )
     assert workplace.frostline(*never, "trainer.max_epochs=0").code == 0

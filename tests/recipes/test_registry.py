@@ -59,7 +59,7 @@ def test_a_head_keeps_its_classes_from_run_to_run(workplace: Workplace) -> None:
     frozen = ("freeze=only", "freeze.stages=[body3]")
     said = workplace.frostline("finetune", *TINY, f"init_from={source}", "data.digits=[3,4]", *frozen)
     assert said.code == 2
-    assert said.err.startswith("freeze: the head knows nothing of these classes (linear.bias, linear.weight) and Only ")
+    assert said.err.startswith("freeze: the head (linear.bias, linear.weight) knows nothing of these classes and Only ")
     assert "!" not in workplace.frostline(*asked, "data.digits=[1,2]").out
 
 

@@ -1,5 +1,7 @@
 """What a study's bill says of its runs, from forecasts by hand."""
 
+from dataclasses import replace
+
 from test_forecast import forecast
 
 from frostline.bill import Item, as_text
@@ -37,6 +39,13 @@ def test_an_arm_of_which_one_run_was_timed_takes_at_least_that() -> None:
     ).splitlines()
     assert row.endswith(">= 4.1 s")
     assert total.endswith(">= 4.1 s")
+
+
+def test_a_sum_that_may_be_less_or_more_is_not_given() -> None:
+    opened = replace(TIMED, spells=[replace(spell, settled=False) for spell in TIMED.spells])
+    _, _, one, _, total, *_ = as_text("question", [item("auto", due=opened), item("none", due=UNTIMED)]).splitlines()
+    assert one.endswith("<= 4.1 s")
+    assert total.endswith("<= 4.5 MFLOP  " + " " * 7 + "?")
 
 
 def test_a_note_on_what_runs_share_needs_two_that_are_to_run() -> None:

@@ -86,7 +86,7 @@ def test_the_text_has_stages_memory_time_and_the_sum() -> None:
     assert text.splitlines()[-3:] == [
         "in all: 2.25 MFLOP of training",
         "  memory  peak 0.0 MB: 0.0 MB before, 0.0 MB to train and to keep the best epoch",
-        "  time    3.8 s: steps 1.9 s, validation and checkpoints 1.4 s; then test 0.4 s",
+        "  time    3.8 s: start 0.5 s, steps 1.9 s, validation and checkpoints 1.4 s; then test 0.4 s",
     ]
     assert max(map(len, text.splitlines())) <= 120
 

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from frostline.config.compose import compose
 from frostline.data.digits import Digits
 from frostline.errors import RequestError
+from frostline.freeze.auto_rgn import AutoRgn
 from frostline.freeze.full import Full
 from frostline.freeze.head import Head
+from frostline.freeze.strategy import FreezeStrategy
 from frostline.nn.backbone import ImageInput
 from frostline.nn.batch_statistics import of_one_value
-from frostline.refusals import OF_A_CONFIG, refuse_batches_of_one
+from frostline.refusals import OF_A_CONFIG, refuse_batches_of_one, refuse_second_passes
 
 
 class Pooled(Toy):
@@ -106,3 +108,40 @@ def test_sixteen_bits_that_lightning_would_exchange_are_refused(
     with pytest.raises(RequestError, match=re.escape(sentence)) if refused else nullcontext():
         for check in OF_A_CONFIG:
             check(cfg)
+
+
+def test_a_backend_that_torch_does_not_have_is_refused_before_anything_is_built() -> None:
+    cfg = compose("finetune", ["compile=inductr"])
+    with pytest.raises(RequestError, match=r"^compile: torch has no backend 'inductr'; did you mean 'inductor'\?$"):
+        for check in OF_A_CONFIG:
+            check(cfg)
+
+
+class NormalisedInTheStem(Toy):
+    """Keeps the activations of all that updates statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(4, 4, 1) for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "network", "verb", "way_out"),
+    [
+        (Full(), Toy, "finetune", "add freeze.norm_stats=frozen, or do without"),
+        (Full(), Toy, "pretrain", "do without"),
+        (AutoRgn(), Toy, "finetune", "add freeze.norm_stats=frozen, or do without"),
+        (Full(norm_stats="frozen"), Toy, "finetune", None),
+        (Head(), Toy, "finetune", None),
+        (Full(), NormalisedInTheStem, "finetune", None),
+    ],
+)
+def test_statistics_that_a_second_pass_would_update_twice_are_refused(
+    strategy: FreezeStrategy, network: type[Toy], verb: str, way_out: str | None
+) -> None:
+    rig = Rig(strategy, epochs=1, optimizer=SGD, network=network())
+    cfg = compose("finetune", ["activation_checkpointing=true"])
+    problem = "activation_checkpointing: a second pass would update the statistics of normalisation layers twice; "
+    with nullcontext() if way_out is None else pytest.raises(RequestError, match=f"^{problem}{way_out}$"):
+        refuse_second_passes(verb, cfg, rig.plan, rig.network)
+    refuse_second_passes(verb, compose("finetune", []), rig.plan, rig.network)

@@ -10,7 +10,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.errors import ConfigError, IntegrityError, RequestError, moved
+from frostline.errors import IntegrityError, RequestError, moved
 
 
 def build(node: Any, *, key: str = "", **arguments: Any) -> Any:
@@ -54,7 +54,7 @@ def _told_where_it_stands(node: Any) -> Iterator[None]:
     except InstantiationException as error:
         cause, place = _cause(error), re.search(r"full_key: (\S+)", str(error))
         part = OmegaConf.select(node._get_root(), place[1]) if place and OmegaConf.is_config(node) else None
-        if place is None or part is None or not isinstance(cause, RequestError) or isinstance(cause, ConfigError):
+        if place is None or part is None or not isinstance(cause, RequestError):
             raise
         raise moved(cause, place[1], map(str, part)) from cause.__cause__
 
