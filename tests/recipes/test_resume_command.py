@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import yaml
 from test_cli import LAST_LINE, environment, start, wait_for
 from workplace import FOREIGN, TINY, Workplace
 
+from frostline.data.whole import cache_folder
 from frostline.interruption import position
 from frostline.modules import Training
 from frostline.record import RunRecord
@@ -55,7 +57,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_under_its_own_id_t37_t55(number:
     assert said.code == 0, said.err
     assert re.fullmatch(LAST_LINE, said.out.splitlines()[-1])
     assert said.run_id == run_id
+    shutil.rmtree(cache_folder() / "activations")  # so that the whole run computes what it keeps, too
     whole = workplace.frostline("finetune", *RUN).run_id
+    costs = [workplace.store.run(each).data.metrics for each in (run_id, whole)]
+    lost = {"cost/prefix_computed", "cost/shared_flops"} if number == signal.SIGKILL else set()  # since its last epoch
+    for name in {"cost/train_flops", "cost/prefix_given", "cost/prefix_computed", "cost/shared_flops"} - lost:
+        assert costs[0][name] == costs[1][name]
+    assert costs[1]["cost/prefix_given"] > costs[1]["cost/prefix_computed"] > 0
     for artifact in ("predictions.csv", "audit.json", "plan.txt"):
         assert workplace.artifact(run_id, artifact) == workplace.artifact(whole, artifact)
     weights = [workplace.store.fetch(each, "weights.safetensors").read_bytes() for each in (run_id, whole)]

@@ -58,6 +58,7 @@ class PrefixCache(Callback):
         self._engine = engine
         self._stock = Stock(cuts, payer, self._hurried)
         self._phase: Phase | None = None
+        self._given_before = 0
         self._others: Sequence[object] = ()
         self._giving = ExitStack()
 
@@ -116,14 +117,19 @@ class PrefixCache(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Have ready what is given in validation: as in this phase, or after training as at its end."""
         if trainer.sanity_checking:
-            self._enter_the_beginning()
+            if not trainer.global_step:  # a run that goes on has its phase before it
+                self._enter_the_beginning()
         elif self._engine.phase is None:
             self._enter_the_end()
         self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what had been given before this look, of which an interrupted run has a second one."""
+        self._given_before = self._stock.given
+
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from the first epoch on: runs that train along with others have no look before it."""
-        self._stock.given = 0
+        self._stock.given = self._given_before
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try again what could not be had before: from now on, the reason is told."""
