@@ -8,12 +8,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from frostline.calibration import calibrated
-from frostline.errors import counted
+from frostline.errors import Mistakes, counted
 from frostline.forecast import Forecast, amount, duration
 from frostline.prepare import Prepared, Preparing, Verb, tracking_of
-from frostline.store import Store, is_there
-from frostline.study_configs import Composed, arm_of, label_of, mistakes_of
-from frostline.study_runs import awaiting, refuse_unknown_metric, start_from
+from frostline.store import Store
+from frostline.study_configs import Composed, label_of
+from frostline.study_runs import awaiting, prepared_arms, refuse_unknown_metric, start_from
 
 EACH = 4.0
 """Seconds that the rehearsals of an arm may train."""
@@ -68,19 +68,17 @@ class _Estimate:
 
 
 def items_of(asked: Composed) -> Iterator[Item]:
-    """Yield the runs of a study in the order in which it takes them, and tell behind them what is wrong with any.
-
-    Nothing is trained or recorded.
+    """Yield the runs of a study in the order in which it takes them; nothing is trained or recorded.
 
     Where a pre-training has not run, what starts from it is forecast without its weights: they cost the same.
 
     Raises:
-        RequestError: The request is wrong.
+        RequestError: The request is wrong; of all pre-trainings, then of all arms, it is told at once.
     """
     refuse_unknown_metric(asked)
-    store, mistakes = _store(asked.first), mistakes_of(asked.study)
+    store = Store.reading(tracking_of(asked.first), asked.first.experiment_name)
     estimate = _Estimate(store=store, prepare=Preparing(store), forecasts={})
-    ids = dict[str, Any]()
+    ids, mistakes = dict[str, Any](), Mistakes(alike=map(label_of, asked.pretrainings))
     for called, cfg in asked.pretrainings.items():
         with mistakes.gathered(label_of(called)):
             item, ids[called] = estimate.item(cfg, "pretrain", label_of(called), None, fresh=False)
@@ -88,17 +86,11 @@ def items_of(asked: Composed) -> Iterator[Item]:
     mistakes.refuse()
     fresh = awaiting(asked.runs, ids)
     start_from(asked.runs.values(), ids)
+    for _ in prepared_arms(asked, estimate.prepare, {arm for arm, seed in fresh if seed == asked.study.seeds[0]}):
+        pass  # what is wrong with any arm is told behind the last
     for (arm, seed), cfg in asked.runs.items():
-        with mistakes.gathered(arm_of(arm)):
-            item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in fresh)
-            yield item
-    mistakes.refuse()
-
-
-def _store(cfg: DictConfig) -> Store | None:
-    """Return the store; None where there is none yet, which is not to be made for a bill."""
-    tracking = tracking_of(cfg)
-    return Store.open(tracking, cfg.experiment_name) if is_there(tracking.resolved) else None
+        item, _ = estimate.item(cfg, "finetune", arm, seed, fresh=(arm, seed) in fresh)
+        yield item
 
 
 def as_text(name: str, items: Sequence[Item]) -> str:

@@ -320,7 +320,8 @@ def _parts(forecast: Forecast) -> Iterator[tuple[str, float]]:
         if seconds >= 0.05:
             yield what, seconds
     yield "steps" if forecast.chooses else "the pass", forecast.training
-    yield "validation and " + ("checkpoints" if forecast.chooses else "what is solved"), forecast.validating
+    if forecast.chooses or forecast.validating:
+        yield "validation and " + ("checkpoints" if forecast.chooses else "what is solved"), forecast.validating
 
 
 def amount(flops: float) -> str:

@@ -90,9 +90,9 @@ def _refuse_other_precisions(cfg: DictConfig) -> None:
 
 def _refuse_unknown_backend(cfg: DictConfig) -> None:
     if cfg.compile is not None:
-        known = torch.compiler.list_backends(exclude_tags=())
+        usual, known = torch.compiler.list_backends(), torch.compiler.list_backends(exclude_tags=())
         if cfg.compile not in known:
-            raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, known)}")
+            raise RequestError(f"compile: torch has no backend '{cfg.compile}'; {did_you_mean(cfg.compile, usual)}")
 
 
 def _refuse_optimizer(cfg: DictConfig) -> None:
@@ -127,24 +127,35 @@ def refuse_other_tasks(data: Any, model: Any, objective: Any) -> None:
 
 def refuse_random_parts(plan: Plan, new: frozenset[str]) -> None:
     """Refuse a strategy that would leave what no weights filled, mostly a new head, as it was drawn for good."""
-    head = plan.stages[-1].parameters.keys()
     trains = plan.epochs or plan.strategy.instead is not None
     stuck = sorted(new & {plain_name(name) for name in plan.never_moves()}) if trains else []
-    name = type(plan.strategy).__name__
-    if stuck and head.isdisjoint(stuck):
+    head, mistakes = [name for name in stuck if name in plan.stages[-1].parameters], Mistakes()
+    with mistakes.gathered():
+        _refuse_missing_weights(plan, [name for name in stuck if name not in head])
+    with mistakes.gathered():
+        _refuse_a_new_head(plan, head)
+    mistakes.refuse()
+
+
+def _refuse_missing_weights(plan: Plan, stuck: Sequence[str]) -> None:
+    if stuck:
         raise RequestError(
-            f"init_from: the weights lack {', '.join(stuck[:5])}, and {name} would hold what was drawn instead frozen; "
-            "take complete weights, or a strategy that trains these"
+            f"init_from: the weights lack {', '.join(stuck[:5])}, and {type(plan.strategy).__name__} would hold what "
+            "was drawn instead frozen; take complete weights, or a strategy that trains these"
         )
+
+
+def _refuse_a_new_head(plan: Plan, stuck: Sequence[str]) -> None:
+    knows_nothing = f"freeze: the head ({', '.join(stuck)}) knows nothing of these classes"
     if stuck and isinstance(plan.strategy.instead, Reestimation):
         raise RequestError(
-            f"freeze: the head ({', '.join(stuck)}) knows nothing of these classes and {name} trains nothing; "
+            f"{knows_nothing} and {type(plan.strategy).__name__} trains nothing; "
             "carry weights whose head has these classes, or choose a strategy that trains"
         )
     if stuck:
         named = "add 'head' to freeze.stages, or " if isinstance(plan.strategy, Only) else ""
         raise RequestError(
-            f"freeze: the head ({', '.join(stuck)}) knows nothing of these classes and {name} never trains it; "
+            f"{knows_nothing} and {type(plan.strategy).__name__} never trains it; "
             f"{named}choose a strategy that trains the head"
         )
 
@@ -199,7 +210,7 @@ def batches_of_one(verb: str, data: SplittedData) -> RequestError:
 
 def refuse_second_passes(verb: str, cfg: DictConfig, plan: Plan, network: nn.Module) -> None:
     """Refuse to compute again, in the backward pass, what would count the same batch twice."""
-    if not cfg.activation_checkpointing or plan.strategy.norm_stats == "frozen":
+    if not cfg.activation_checkpointing or plan.strategy.norm_stats == "frozen" or not plan.epochs:
         return
     names = storing(network).keys() & {name for stage in plan.stages[1:-1] for name in stage.modules}
     if names and (plan.horizon < plan.end or any(phase.modes[name] for phase in plan.phases for name in names)):

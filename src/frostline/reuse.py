@@ -72,7 +72,7 @@ def _in_the_way_of_a_cut(cfg: DictConfig) -> str:
         "what is compiled is not cut": cfg.compile is not None,
         "activation_checkpointing runs the network's parts again": cfg.activation_checkpointing,
         "averaging lets other weights stand for the network's": cfg.averaging is not None,
-        f"trainer.precision={precision} is not that of what is kept": not (
+        f"nothing is kept in trainer.precision={precision}, but in 32-true and bf16-mixed": not (
             is_single(precision) or autocast_of(precision)
         ),
         f"trainer.{partial[0] if partial else ''} leaves examples out": bool(partial),

@@ -55,6 +55,21 @@ class Store:
         return cls(client=client, experiment_id=found.experiment_id if found else _create(client, experiment))
 
     @classmethod
+    def reading(cls, tracking: Tracking, experiment: str) -> Self | None:
+        """Connect to a store in which nothing is to be made; None where there is none.
+
+        In an experiment that is not there, nothing is recorded; the runs of others can be read.
+
+        Raises:
+            RequestError: The store cannot be reached.
+        """
+        if not _is_there(tracking.resolved):
+            return None
+        client = _client(tracking.resolved)
+        found = _experiment(client, experiment)
+        return cls(client=client, experiment_id=found.experiment_id if found else "")
+
+    @classmethod
     def holding(cls, tracking: Tracking, run_id: str) -> Self:
         """Connect to the store and to the experiment that a run is in.
 
@@ -77,6 +92,8 @@ class Store:
 
     def runs(self, **tags: str) -> list[Run]:
         """Return the experiment's runs that carry these tags (`phase="study"` is `frostline.phase`), newest first."""
+        if not self.experiment_id:
+            return []
         clauses = " and ".join(f"tags.`frostline.{key}` = {_quoted(value)}" for key, value in tags.items())
         return list(
             self.client.search_runs([self.experiment_id], clauses, max_results=10_000, order_by=["start_time DESC"])
@@ -207,12 +224,12 @@ def _connected(uri: str) -> MlflowClient:
 
 def _refuse_an_absent_file(uri: str) -> None:
     """MLflow would create the file of a store that is only to be read."""
-    if not is_there(uri):
+    if not _is_there(uri):
         file = uri.removeprefix("sqlite:///")
         raise RequestError(f"tracking.uri: there is no store at {file}; is this the folder where it was made?")
 
 
-def is_there(uri: str) -> bool:
+def _is_there(uri: str) -> bool:
     """Tell whether a store has been made before; of one on a server, whoever connects to it will know."""
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 

@@ -242,9 +242,13 @@ def test_a_sweep_runs_every_combination(workplace: Workplace) -> None:
 
 
 def test_one_wrong_combination_of_a_sweep_stops_it_before_any_runs(workplace: Workplace) -> None:
-    said = workplace.frostline("finetune", "-m", *TINY, "data.digits=[3,4]", "optimizer.lr=0.1,fast")
+    said = workplace.frostline(
+        "finetune", "-m", *TINY, "data.digits=[3,4]", "freeze=head,haed", "optimizer.lr=0.1,fast"
+    )
     assert (said.code, said.out) == (2, "")
-    assert "optimizer.lr" in said.err
+    problem, several, *wrong = said.err.splitlines()
+    assert (problem, several) == ("2 problem(s) in the config:", "  optimizer.lr: should be a valid number, got 'fast'")
+    assert wrong[0].startswith("  In 'finetune': Could not find 'freeze/haed'")
     assert workplace.runs() == []
 
 
@@ -259,8 +263,8 @@ def test_what_fails_each_run_of_a_sweep_is_told_once(workplace: Workplace) -> No
     own = ("data.digits=[3,4]", "seed=0,1", "init_from=none.pth")
     said = workplace.frostline("finetune", "-m", *TINY, *own)
     assert said.code == 2
-    assert said.err.count("There is no file none.pth") == 1
-    assert "seed=0, seed=1: init_from: There is no file none.pth" in said.err
+    assert said.err.count("there is no file 'none.pth'") == 1
+    assert "seed=0, seed=1: init_from: there is no file 'none.pth'" in said.err
 
 
 def test_list_names_every_option_with_a_sentence(workplace: Workplace) -> None:
@@ -353,7 +357,7 @@ def test_what_is_wrong_with_the_arms_of_a_study_is_told_without_torch(verb: str,
         ),
         (
             "finetune init_from=lost.pt",
-            "init_from: There is no file lost.pt; a run is named by its id, of 32 characters",
+            "init_from: there is no file 'lost.pt'; a run is named by its id, of 32 characters",
         ),
         (
             "finetune init_from=00000000000000000000000000000000",
@@ -367,7 +371,7 @@ def test_what_is_wrong_with_the_arms_of_a_study_is_told_without_torch(verb: str,
             "got -5\n  optimizer: Invalid learning rate: -1\n  data.root=qqq: no such file or folder; '.' has no "
             "'qqq'\n  model.name: 'resnet51' is no classification network of torchvision; "
             "did you mean 'resnet50'?"
-            "\n  init_from: There is no file lost.pt; a run is named by its id, of 32 characters",
+            "\n  init_from: there is no file 'lost.pt'; a run is named by its id, of 32 characters",
         ),
         (
             "finetune +trainer.logger=true",

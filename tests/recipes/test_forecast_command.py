@@ -45,6 +45,7 @@ def test_a_bill_in_a_new_experiment_reads_the_runs_of_others(workplace: Workplac
     said = workplace.frostline("plan", folder, "experiment_name=another")
     assert said.code == 0, said.err
     assert said.out.startswith("study 'question': 2 runs, 0 recorded, 2 to run\n")
+    assert workplace.store.client.get_experiment_by_name("another") is None
 
 
 def test_a_bill_tells_all_that_is_wrong_with_any_run(workplace: Workplace) -> None:

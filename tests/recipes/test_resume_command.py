@@ -15,6 +15,7 @@ import yaml
 from test_cli import LAST_LINE, environment, start, wait_for
 from workplace import FOREIGN, TINY, Workplace
 
+from frostline.cache.prefix_cache import PrefixCache
 from frostline.data.whole import cache_folder
 from frostline.interruption import position
 from frostline.modules import Training
@@ -57,13 +58,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_under_its_own_id_t37_t55(number:
     assert said.code == 0, said.err
     assert re.fullmatch(LAST_LINE, said.out.splitlines()[-1])
     assert said.run_id == run_id
-    shutil.rmtree(cache_folder() / "activations")  # so that the whole run computes what it keeps, too
     whole = workplace.frostline("finetune", *RUN).run_id
     costs = [workplace.store.run(each).data.metrics for each in (run_id, whole)]
-    lost = {"cost/prefix_computed", "cost/shared_flops"} if number == signal.SIGKILL else set()  # since its last epoch
-    for name in {"cost/train_flops", "cost/prefix_given", "cost/prefix_computed", "cost/shared_flops"} - lost:
-        assert costs[0][name] == costs[1][name]
-    assert costs[1]["cost/prefix_given"] > costs[1]["cost/prefix_computed"] > 0
+    assert costs[0]["cost/prefix_given"] == costs[1]["cost/prefix_given"] > 0
     for artifact in ("predictions.csv", "audit.json", "plan.txt"):
         assert workplace.artifact(run_id, artifact) == workplace.artifact(whole, artifact)
     weights = [workplace.store.fetch(each, "weights.safetensors").read_bytes() for each in (run_id, whole)]
@@ -96,6 +93,31 @@ def test_a_run_interrupted_while_its_record_was_opened_has_a_whole_one_in_the_en
     kept = [{each.path for each in workplace.store.client.list_artifacts(i)} for i in (run.info.run_id, whole)]
     assert kept[0] == kept[1]
     assert len(workplace.store.run(run.info.run_id).inputs.dataset_inputs) == 3
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_run_that_goes_on_behind_an_epoch_counts_what_it_was_given_as_if_it_had_not_been_stopped(
+    epoch: int, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("finetune", *TINY, "data.digits=[3,4]", "data.shots=4", "freeze=lp_ft", "trainer.max_epochs=4")
+    begin = PrefixCache.on_train_epoch_start
+
+    def stopped(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == epoch:
+            raise KeyboardInterrupt
+        begin(self, trainer, pl_module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrefixCache, "on_train_epoch_start", stopped)
+        assert workplace.frostline(*asked).code == 130
+    (run,) = workplace.runs()
+    assert workplace.frostline("resume", run.info.run_id).code == 0
+    shutil.rmtree(cache_folder() / "activations")  # so that the whole run computes what it keeps, too
+    whole = workplace.frostline(*asked).run_id
+    costs = [workplace.store.run(each).data.metrics for each in (run.info.run_id, whole)]
+    for name in ("train_flops", "shared_flops", "prefix_given", "prefix_computed"):
+        assert costs[0][f"cost/{name}"] == costs[1][f"cost/{name}"]
+    assert costs[1]["cost/prefix_given"] > costs[1]["cost/prefix_computed"] > 0
 
 
 def test_a_fused_optimizer_and_epochs_of_one_batch_leave_a_whole_record(workplace: Workplace) -> None:

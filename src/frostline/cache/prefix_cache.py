@@ -117,8 +117,7 @@ class PrefixCache(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Have ready what is given in validation: as in this phase, or after training as at its end."""
         if trainer.sanity_checking:
-            if not trainer.global_step:  # a run that goes on has its phase before it
-                self._enter_the_beginning()
+            self._enter_the_phase_of(trainer.global_step)
         elif self._engine.phase is None:
             self._enter_the_end()
         self._evaluate("val", trainer.val_dataloaders, trainer.limit_val_batches)
@@ -211,11 +210,13 @@ class PrefixCache(Callback):
             self._take(phase)
         self._have("train", self._view(epoch))
 
-    def _enter_the_beginning(self) -> None:
-        """Take the cut of the first phase, which the engine has still to enter."""
-        with suppress(NotKept):
-            for phase in self._engine.plan.phases[:1]:
-                self._change_to(self._cuts.of(self._engine.plan, phase))
+    def _enter_the_phase_of(self, step: int) -> None:
+        """Take the cut of the phase in which a run begins, or goes on, which the engine has still to enter."""
+        plan = self._engine.plan
+        for phase in plan.phases:
+            if phase.start <= min(step, plan.end - 1) < phase.stop:
+                with suppress(NotKept):
+                    self._change_to(self._cuts.of(plan, phase))
 
     def _enter_the_end(self) -> None:
         if self._phase is None and self._stock.cut is not None:

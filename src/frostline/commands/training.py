@@ -7,7 +7,7 @@ from typing import Any
 
 from frostline.commands.arguments import print_end, speaks
 from frostline.commands.studies import bill
-from frostline.errors import RequestError
+from frostline.errors import Mistakes, RequestError
 
 
 def pretrain(arguments: list[str]) -> int:
@@ -38,8 +38,11 @@ def _with_hydra(verb: str, arguments: list[str], job: Callable[[Any], Any]) -> i
     if sweep:
         refuse_groups_given_twice(overrides)
     if set(flags) <= {"-m", "--multirun"}:
+        mistakes = Mistakes()
         for one in expand_sweep(overrides) if sweep else [overrides]:
-            compose(verb, one)
+            with mistakes.gathered():
+                compose(verb, one)
+        mistakes.refuse()
     failures: list[tuple[str, Exception]] = []
     guarded = _guarded(job, swept(overrides), failures)
     launch(verb, [*flags, *overrides_for_hydra(verb, overrides)], guarded)

@@ -108,7 +108,7 @@ def _parts(index: Path) -> list[str]:
 def _missing(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     meant = nearest(path.name, names)
-    return f"There is no file {path}" + (f"; did you mean '{meant}'?" if meant else "")
+    return f"there is no file '{path}'" + (f"; did you mean '{meant}'?" if meant else "")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

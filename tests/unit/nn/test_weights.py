@@ -84,8 +84,8 @@ def message(path: Path) -> str:
 def test_a_missing_file_is_told_with_the_nearest_name(tmp_path):
     torch.save(WEIGHTS, tmp_path / "resnet20-12fca82f.th")
     path = tmp_path / "resnet20-12fca82.th"
-    assert message(path) == f"There is no file {path}; did you mean 'resnet20-12fca82f.th'?"
-    assert message(tmp_path / "no" / "folder.pt") == f"There is no file {tmp_path}/no/folder.pt"
+    assert message(path) == f"there is no file '{path}'; did you mean 'resnet20-12fca82f.th'?"
+    assert message(tmp_path / "no" / "folder.pt") == f"there is no file '{tmp_path}/no/folder.pt'"
 
 
 class Evil:
