@@ -95,6 +95,18 @@ def test_a_run_interrupted_while_its_record_was_opened_has_a_whole_one_in_the_en
     assert len(workplace.store.run(run.info.run_id).inputs.dataset_inputs) == 3
 
 
+def given_in_the_look_before_training(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each look at validation before training adds what it was given."""
+    given, end = list[int](), PrefixCache.on_sanity_check_end
+
+    def ended(self, *arguments) -> None:
+        given.append(self.given - self._given_before)
+        end(self, *arguments)
+
+    monkeypatch.setattr(PrefixCache, "on_sanity_check_end", ended)
+    return given
+
+
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_run_that_goes_on_behind_an_epoch_counts_what_it_was_given_as_if_it_had_not_been_stopped(
     epoch: int, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
@@ -111,7 +123,9 @@ def test_a_run_that_goes_on_behind_an_epoch_counts_what_it_was_given_as_if_it_ha
         patch.setattr(PrefixCache, "on_train_epoch_start", stopped)
         assert workplace.frostline(*asked).code == 130
     (run,) = workplace.runs()
+    looks = given_in_the_look_before_training(monkeypatch)
     assert workplace.frostline("resume", run.info.run_id).code == 0
+    assert [given > 0 for given in looks] == [epoch < 2], "what is frozen is given in that look, too"
     shutil.rmtree(cache_folder() / "activations")  # so that the whole run computes what it keeps, too
     whole = workplace.frostline(*asked).run_id
     costs = [workplace.store.run(each).data.metrics for each in (run.info.run_id, whole)]
