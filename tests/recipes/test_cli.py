@@ -248,7 +248,7 @@ def test_one_wrong_combination_of_a_sweep_stops_it_before_any_runs(workplace: Wo
     assert (said.code, said.out) == (2, "")
     problem, several, *wrong = said.err.splitlines()
     assert (problem, several) == ("2 problem(s) in the config:", "  optimizer.lr: should be a valid number, got 'fast'")
-    assert wrong[0].startswith("  In 'finetune': Could not find 'freeze/haed'")
+    assert wrong[0].startswith("  freeze=haed: no such option; did you mean 'head'?")
     assert workplace.runs() == []
 
 
